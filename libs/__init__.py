@@ -1,0 +1,1 @@
+"""What two services or more use. Nothing here imports a service."""

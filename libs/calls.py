@@ -1,0 +1,94 @@
+"""What is known of the RPC under way, for everything that runs below it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from libs.errors import DomainError, Unauthenticated
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as the verified token says."""
+
+    subject: str
+    org_id: uuid.UUID | None
+    scopes: frozenset[str]
+    expires_at: float
+    """Seconds since the epoch."""
+
+    @property
+    def org(self) -> uuid.UUID:
+        """The caller's school; methods that reach one are refused before without it."""
+        if self.org_id is None:
+            raise Unauthenticated("ORG_REQUIRED", "The token names no school.")
+        return self.org_id
+
+
+class Stream:
+    """A streaming call that the server may have to end before its peer does."""
+
+    def __init__(self) -> None:
+        self.ending: asyncio.Future[DomainError] = asyncio.get_running_loop().create_future()
+        self.ends_itself = False
+        """Set by a handler that watches `ending` and settles its affairs before it raises it."""
+
+    def end(self, why: DomainError) -> None:
+        """Ask the stream to end with `why`; only the first reason counts."""
+        if not self.ending.done():
+            self.ending.set_result(why)
+
+
+@dataclass(slots=True)
+class Call:
+    """An RPC under way."""
+
+    method: str
+    """Package-qualified, as in grpc: driveflow.tracking.v1.TrackingService/StartTrip."""
+    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    deadline: float | None = None
+    """time.monotonic() by which the answer must be there."""
+    caller: Caller | None = None
+    stream: Stream | None = None
+    consistency: str | None = None
+    """Token of the last write of this call: a reader that brings it back sees the write."""
+    error_reason: str | None = None
+
+    def remaining_ms(self, at_most_ms: int) -> int:
+        """Milliseconds until the deadline, at least 1 and at most `at_most_ms`."""
+        if self.deadline is None:
+            return at_most_ms
+        return max(1, min(at_most_ms, int((self.deadline - time.monotonic()) * 1000)))
+
+
+_current: ContextVar[Call | None] = ContextVar("driveflow_call", default=None)
+
+
+def begin(call: Call) -> None:
+    """Make `call` the current one of this task."""
+    _current.set(call)
+
+
+def current() -> Call | None:
+    """The call under way; None in background work."""
+    return _current.get()
+
+
+def caller() -> Caller:
+    """Who calls. Only inside a method that needs a token."""
+    call = _current.get()
+    if call is None or call.caller is None:
+        raise Unauthenticated("TOKEN_MISSING", "No token.")
+    return call.caller
+
+
+def stream() -> Stream:
+    """The stream under way. Only inside a streaming method."""
+    call = _current.get()
+    if call is None or call.stream is None:
+        raise RuntimeError("not a streaming call")
+    return call.stream

@@ -1,0 +1,392 @@
+"""The chain around every method, composed once per method when the server is built.
+
+Outermost first: telemetry, errors, load, deadline, access, stream, validation. Each layer takes a
+method and the handler below it and returns a handler of the same shape, for all four kinds of
+methods: `async (request or request iterator, context) -> response or None`; streamed responses go
+out by context.write. They are wrapped around the methods rather than registered as grpc.aio
+interceptors, which cost 130 us a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import protovalidate
+from google.protobuf.descriptor import ServiceDescriptor
+
+from libs import access, calls, errors, telemetry
+from libs.calls import Call, Stream
+from libs.errors import (
+    DeadlineExceeded,
+    DomainError,
+    InvalidArgument,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, Context], Awaitable[Any]]
+STREAM_SETTLES_S = 5.0
+"""How long a stream that ends itself may take before it is cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What the layers need to know of a method."""
+
+    name: str
+    """driveflow.tracking.v1.TrackingService/StartTrip"""
+    rule: access.Rule | None
+    """None: open to everyone (health, reflection)."""
+    request_streaming: bool
+    response_streaming: bool
+    gated: bool = True
+    """Whether it counts against the server's load; health does not."""
+    timeout_s: float | None = None
+    """Longest deadline; None: the server's."""
+
+    @property
+    def streaming(self) -> bool:
+        return self.request_streaming or self.response_streaming
+
+
+@dataclass(slots=True)
+class Load:
+    """Calls under way, and how many may be."""
+
+    calls_max: int
+    streams_max: int
+    calls: int = 0
+    streams: int = 0
+
+
+class Streams:
+    """The streaming calls under way, so that a draining server can ask them to end."""
+
+    def __init__(self) -> None:
+        self._live: set[Stream] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._draining = False
+
+    def add(self, stream: Stream) -> None:
+        self._live.add(stream)
+        self._empty.clear()
+        if self._draining:
+            stream.end(draining())
+
+    def discard(self, stream: Stream) -> None:
+        self._live.discard(stream)
+        if not self._live:
+            self._empty.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Ask every stream to end; whether all had ended in time."""
+        self._draining = True
+        for stream in list(self._live):
+            stream.end(draining())
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What the layers share; one per server."""
+
+    verifier: access.Verifier
+    load: Load
+    streams: Streams
+    call_timeout_s: float
+    stream_age_max_s: float
+
+    def wrap(self, method: Method, behaviour: Handler) -> Handler:
+        """The handler of `method` inside all layers that concern it."""
+        handler = behaviour
+        if not method.request_streaming:
+            handler = validation_layer(handler)
+        if method.streaming:
+            handler = self.stream_layer(method, handler)
+        if method.rule is not None:
+            handler = self.access_layer(method.rule, handler)
+        if not method.streaming:
+            handler = self.deadline_layer(method, handler)
+        if method.gated:
+            handler = self.load_layer(method, handler)
+        return telemetry_layer(method, errors_layer(handler))
+
+    def load_layer(self, method: Method, inner: Handler) -> Handler:
+        """Refuse at once what would be more than the server takes on."""
+        load = self.load
+
+        async def call(request: Any, context: Context) -> Any:
+            if load.calls >= load.calls_max:
+                raise overloaded()
+            load.calls += 1
+            try:
+                return await inner(request, context)
+            finally:
+                load.calls -= 1
+
+        async def stream(request: Any, context: Context) -> Any:
+            if load.streams >= load.streams_max:
+                raise overloaded()
+            load.streams += 1
+            try:
+                return await inner(request, context)
+            finally:
+                load.streams -= 1
+
+        return stream if method.streaming else call
+
+    def deadline_layer(self, method: Method, inner: Handler) -> Handler:
+        """No unary call lasts longer than its deadline or the server's limit."""
+        limit_s = method.timeout_s or self.call_timeout_s
+
+        async def handler(request: Any, context: Context) -> Any:
+            remaining = context.time_remaining()
+            timeout = limit_s if remaining is None else min(remaining, limit_s)
+            call = calls.current()
+            if call is not None:
+                call.deadline = time.monotonic() + timeout
+            try:
+                async with asyncio.timeout(timeout) as limit:
+                    return await inner(request, context)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise DeadlineExceeded("DEADLINE_EXCEEDED", "The call took too long.") from None
+
+        return handler
+
+    def access_layer(self, rule: access.Rule, inner: Handler) -> Handler:
+        """A token with the method's scope, or no further."""
+        verifier = self.verifier
+
+        async def handler(request: Any, context: Context) -> Any:
+            token = access.bearer(context.invocation_metadata())
+            caller = await verifier.verify(token)
+            rule.allow(caller)
+            call = calls.current()
+            if call is not None:
+                call.caller = caller
+            return await inner(request, context)
+
+        return handler
+
+    def stream_layer(self, method: Method, inner: Handler) -> Handler:
+        """End a stream when its token expires, it is too old, or the server drains."""
+
+        async def handler(request: Any, context: Context) -> Any:
+            call = calls.current()
+            if call is None:
+                raise RuntimeError("the telemetry layer begins the call")
+            stream = call.stream = Stream()
+            timers = self._timers(stream, call)
+            self.streams.add(stream)
+            work = asyncio.ensure_future(inner(request, context))
+            try:
+                await _settled(work, stream)
+                return await work
+            finally:
+                for timer in timers:
+                    timer.cancel()
+                work.cancel()
+                await asyncio.wait({work})
+                self.streams.discard(stream)
+
+        return handler
+
+    def _timers(self, stream: Stream, call: Call) -> list[asyncio.TimerHandle]:
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(self.stream_age_max_s, stream.end, too_old())]
+        if call.caller is not None:
+            left_s = max(0.0, call.caller.expires_at - time.time())
+            timers.append(loop.call_later(left_s, stream.end, token_expired()))
+        return timers
+
+
+async def _settled(work: asyncio.Future[Any], stream: Stream) -> None:
+    """Wait until the stream's work is done; raise why it had to end before."""
+    await asyncio.wait({work, stream.ending}, return_when=asyncio.FIRST_COMPLETED)
+    if not work.done() and stream.ends_itself:
+        await asyncio.wait({work}, timeout=STREAM_SETTLES_S)
+    if not work.done():
+        raise stream.ending.result()
+
+
+def telemetry_layer(method: Method, inner: Handler) -> Handler:
+    """Begin the call; a span, a duration and a line of log for each."""
+    observe = telemetry.rpc(method.name)
+
+    async def handler(request: Any, context: Context) -> Any:
+        call = Call(method.name)
+        calls.begin(call)
+        started = time.perf_counter()
+        with observe.span(context):
+            try:
+                response = await inner(request, context)
+                if not method.streaming or call.consistency:
+                    context.set_trailing_metadata(_trailing(call))
+                return response
+            finally:
+                seconds = time.perf_counter() - started
+                observe.finished(context.code(), seconds, call)
+
+    return handler
+
+
+def errors_layer(inner: Handler) -> Handler:
+    """Whatever goes wrong becomes a status with a reason, and nothing of ours leaks."""
+
+    async def handler(request: Any, context: Context) -> Any:
+        try:
+            return await inner(request, context)
+        except asyncio.CancelledError:
+            if context.cancelled():
+                raise
+            # Not the peer: a task of ours was cancelled. Without this the peer would never hear.
+            error: DomainError = Unavailable(
+                "CALL_ABANDONED", "The server gave the call up.", retry_after_s=1
+            )
+        except Exception as raised:  # noqa: BLE001 (the outermost layer: all of them)
+            if isinstance(raised, grpc.aio.AbortError):
+                raise
+            error = errors.translate(raised)
+            if isinstance(error, errors.Internal):
+                _log_fault(error, raised)
+        await refuse(context, error)
+
+    return handler
+
+
+async def refuse(context: Context, error: DomainError) -> None:
+    """End the call with the error's status. Does not return."""
+    call = calls.current()
+    metadata: tuple[tuple[str, str | bytes], ...] = ((errors.DETAILS_KEY, error.details()),)
+    if call is not None:
+        call.error_reason = error.reason
+        metadata = (*_trailing(call), *metadata)
+    await context.abort(error.code, error.message, metadata)
+
+
+def validation_layer(inner: Handler) -> Handler:
+    """The rules written in the proto; a broken one names its field."""
+
+    async def handler(request: Any, context: Context) -> Any:
+        validate(request)
+        return await inner(request, context)
+
+    return handler
+
+
+def validate(message: Any) -> None:
+    """Raise InvalidArgument with every field of the message that breaks a rule of its proto."""
+    try:
+        protovalidate.validate(message)
+    except protovalidate.ValidationError as error:
+        fields = [(_path(violation), violation.proto.message) for violation in error.violations]
+        raise InvalidArgument(
+            "INVALID_REQUEST",
+            "; ".join(f"{field}: {wrong}" for field, wrong in fields),
+            fields=fields,
+        ) from None
+
+
+def _path(violation: protovalidate.Violation) -> str:
+    path = violation.proto.field
+    return ".".join(element.field_name for element in path.elements) if path else ""
+
+
+def handlers(
+    service: ServiceDescriptor,
+    registered: dict[str, grpc.RpcMethodHandler[Any, Any]],
+    chain: Chain,
+    long_calls_s: Mapping[str, float],
+) -> dict[str, grpc.RpcMethodHandler[Any, Any]]:
+    """The service's generated handlers, each inside its chain."""
+    wrapped = {}
+    for descriptor in service.methods:
+        handler = registered[descriptor.name]
+        method = Method(
+            name=f"{service.full_name}/{descriptor.name}",
+            timeout_s=long_calls_s.get(descriptor.name),
+            rule=access.rule(descriptor),
+            request_streaming=handler.request_streaming,
+            response_streaming=handler.response_streaming,
+        )
+        wrapped[descriptor.name] = wrap_handler(handler, method, chain)
+    return wrapped
+
+
+def wrap_handler(
+    handler: grpc.RpcMethodHandler[Any, Any], method: Method, chain: Chain
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """One generated handler inside its chain."""
+    behaviour = chain.wrap(method, _behaviour(handler))
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[method.request_streaming, method.response_streaming]
+    return make(
+        behaviour,  # type: ignore[arg-type]
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Handler:
+    """The servicer's method in the one shape that layers know."""
+    method: Any = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+    if not handler.response_streaming or asyncio.iscoroutinefunction(method):
+        return method  # type: ignore[no-any-return]
+
+    async def write_all(request: Any, context: Context) -> None:
+        async for message in method(request, context):
+            await context.write(message)
+
+    return write_all
+
+
+def _trailing(call: Call) -> tuple[tuple[str, str], ...]:
+    if call.consistency is None:
+        return (("driveflow-request-id", call.request_id),)
+    return (
+        ("driveflow-request-id", call.request_id),
+        ("driveflow-consistency", call.consistency),
+    )
+
+
+def _log_fault(error: errors.Internal, raised: Exception) -> None:
+    telemetry.log_fault(log, "internal error", raised, error_id=error.error_id)
+
+
+def overloaded() -> DomainError:
+    return ResourceExhausted("OVERLOADED", "The server is overloaded.", retry_after_s=1)
+
+
+def draining() -> DomainError:
+    return Unavailable("SERVER_DRAINING", "The server is shutting down.", retry_after_s=1)
+
+
+def too_old() -> DomainError:
+    return Unavailable("STREAM_TOO_OLD", "The stream is old: open a new one.", retry_after_s=0)
+
+
+def token_expired() -> DomainError:
+    return Unauthenticated("TOKEN_EXPIRED", "The token has expired.")

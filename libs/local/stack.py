@@ -1,0 +1,309 @@
+"""The local stack: one PostgreSQL and the four services, as child processes of nobody.
+
+Everything that a stack is lies in its data folder. Its processes carry the folder's path in their
+environment, and are found by that, so none is lost and no other is ever taken for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+
+import psutil
+
+from libs import issuer, migrations
+from libs.bootstrap import DATABASE, LOGINS, SERVICES, bootstrap
+from libs.healthcheck import status
+from libs.local.paths import ROOT
+from libs.local.postgres import EmbeddedPostgres
+
+PORT_BASE = 50050
+METRICS_OFFSET = 10  # metrics of booking are at base + 11, and so on
+TOKEN_TTL = timedelta(days=30)
+MARK = "DRIVEFLOW_STACK"
+SERVING_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+POLL_S = 0.05
+LOG_LINES = 20
+
+
+class StackFailed(Exception):
+    """The stack can't be started; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The stack in a data folder, running or not."""
+
+    data: Path
+
+    @cached_property
+    def port_base(self) -> int:
+        """The first of its ports: the database's; the services' follow."""
+        return int(json.loads((self.data / "stack.json").read_text())["port_base"])
+
+    @cached_property
+    def postgres(self) -> EmbeddedPostgres:
+        """Its database server."""
+        return EmbeddedPostgres(self.data / "postgres", self.port_base)
+
+    @cached_property
+    def secrets(self) -> dict[str, str]:
+        """Passwords by role, and the key of page tokens; made once."""
+        path = self.data / "secrets.json"
+        if not path.exists():
+            made = {role: secrets.token_urlsafe(24) for role in LOGINS}
+            issuer.write_private(path, json.dumps(made | {"page_token_key": secrets.token_hex(32)}))
+        return dict(json.loads(path.read_text()))
+
+    @property
+    def token_key(self) -> Path:
+        """PEM file of the local issuer's private key."""
+        return self.data / "token_key.pem"
+
+    @property
+    def jwks(self) -> Path:
+        """File with the local issuer's public key."""
+        return self.data / "jwks.json"
+
+    def address(self, service: str) -> str:
+        """host:port of a service."""
+        return f"127.0.0.1:{self.port_base + 1 + SERVICES.index(service)}"
+
+    def metrics_address(self, service: str) -> str:
+        """host:port of a service's metrics."""
+        return f"127.0.0.1:{self.port_base + METRICS_OFFSET + 1 + SERVICES.index(service)}"
+
+    def dsn(self, role: str) -> str:
+        """Connection URL of a login role."""
+        return self.postgres.dsn(role, self.secrets[role], DATABASE)
+
+    def log(self, name: str) -> Path:
+        """The log of a service, or of postgres."""
+        return self.postgres.log if name == "postgres" else self.data / "logs" / f"{name}.log"
+
+    def processes(self) -> list[psutil.Process]:
+        """The services' processes that run, whoever started them."""
+        return [process for process in psutil.process_iter() if self._owns(process)]
+
+    def is_serving(self) -> bool:
+        """Whether every service answers SERVING."""
+        return (self.data / "stack.json").exists() and all(
+            status(self.address(service)) == "SERVING" for service in SERVICES
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What scripts and commands need to use the stack, tokens included."""
+        key = self.token_key.read_text()
+        return {
+            **{f"DRIVEFLOW_{name.upper()}_ADDR": self.address(name) for name in SERVICES},
+            "DRIVEFLOW_TOKEN": issuer.sign(
+                key,
+                subject="demo",
+                scopes=issuer.TENANT_SCOPES,
+                ttl=TOKEN_TTL,
+                org_id=issuer.DEMO_ORG,
+            ),
+            "DRIVEFLOW_OPS_TOKEN": issuer.sign(
+                key, subject="ops", scopes=issuer.OPS_SCOPES, ttl=TOKEN_TTL
+            ),
+            "DRIVEFLOW_ADMIN_DSN": self.postgres.dsn(database=DATABASE),
+            "DRIVEFLOW_OPS_DSN": self.dsn("ops"),
+            "DRIVEFLOW_JWKS": str(self.jwks),
+            "DRIVEFLOW_TOKEN_KEY": str(self.token_key),
+        }
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the stack while it is being started, and as long as a foreground `up` lives.
+
+        Raises StackFailed when another process holds it.
+        """
+        self.data.mkdir(parents=True, exist_ok=True)
+        with (self.data / "lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StackFailed(
+                    f"another ./dev up works on {self.data}: wait for it, or ./dev down"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def start(self, port_base: int | None) -> None:
+        """Return once every service answers SERVING. On failure nothing is left running."""
+        self._choose_ports(port_base)
+        try:
+            self._start_postgres()
+            self._make_keys()
+            for service in SERVICES:
+                self._start_service(service)
+            self._wait_serving()
+            self._fill_demo_school()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the services, then the database, and return when all are gone."""
+        leftovers = self.processes()
+        for process in leftovers:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(leftovers, timeout=STOP_TIMEOUT_S)
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=STOP_TIMEOUT_S)
+        if (self.data / "stack.json").exists():
+            self.postgres.stop()
+
+    def stop_owner(self) -> None:
+        """End the `up` that holds the stack, if there is one, as Ctrl-C would."""
+        with suppress(OSError, ValueError), (self.data / "lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # Held: its holder lives and wrote its number.
+                os.kill(int(lock.read()), signal.SIGTERM)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+
+    def log_end(self, service: str) -> str:
+        """The last lines of a log."""
+        if not self.log(service).exists():
+            return ""
+        return "\n".join(self.log(service).read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+    def _owns(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                process.environ().get(MARK) == str(self.data)
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
+
+    def _choose_ports(self, port_base: int | None) -> None:
+        path = self.data / "stack.json"
+        if port_base is None:
+            port_base = self.port_base if path.exists() else PORT_BASE
+        offsets = [0, *range(1, 5), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
+        taken = [port_base + offset for offset in offsets if not _is_free(port_base + offset)]
+        if taken:
+            raise StackFailed(
+                f"port {taken[0]} of 127.0.0.1 is taken; choose others with --port-base N"
+                f" (it uses N to N + 4 and N + 11 to N + 14; now {port_base})"
+            )
+        path.write_text(json.dumps({"port_base": port_base}))
+        self.__dict__.pop("port_base", None)
+
+    def _start_postgres(self) -> None:
+        say("starting PostgreSQL")
+        self.postgres.start()
+        bootstrap(self.postgres.dsn(), {role: self.secrets[role] for role in LOGINS})
+        for name in migrations.migrate(self.dsn("migrator")):
+            say(f"migrated {name}")
+
+    def _make_keys(self) -> None:
+        if not self.token_key.exists():
+            issuer.write_private(self.token_key, issuer.new_key())
+        self.jwks.write_text(issuer.jwks(self.token_key.read_text()))
+
+    def _start_service(self, service: str) -> None:
+        say(f"starting {service} on {self.address(service)}")
+        path = self.log(service)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("w") as log:
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", f"services.{service}"],
+                cwd=ROOT,
+                env=os.environ | self._service_environment(service),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C is for `up`, which then stops everything in order.
+                start_new_session=True,
+            )
+
+    def _service_environment(self, service: str) -> dict[str, str]:
+        settings = {
+            MARK: str(self.data),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}",
+            "PYTHONUNBUFFERED": "1",
+            "DRIVEFLOW_LISTEN": self.address(service),
+            "DRIVEFLOW_METRICS_LISTEN": self.metrics_address(service),
+            "DRIVEFLOW_DSN": self.dsn(service),
+            "DRIVEFLOW_JWKS": str(self.jwks),
+            "DRIVEFLOW_PAGE_TOKEN_KEY": self.secrets["page_token_key"],
+            "DRIVEFLOW_REFLECTION": "true",
+        }
+        if service == "tracking":
+            settings["DRIVEFLOW_INGEST_DSN"] = self.dsn("tracking_ingest")
+            settings["DRIVEFLOW_MAINTENANCE_DSN"] = self.dsn("tracking_maintenance")
+        return settings
+
+    def _wait_serving(self) -> None:
+        give_up = time.monotonic() + SERVING_TIMEOUT_S
+        for service in SERVICES:
+            while status(self.address(service)) != "SERVING":
+                self.check_alive()
+                if time.monotonic() > give_up:
+                    raise StackFailed(f"{service} does not serve:\n{self.log_end(service)}")
+                time.sleep(POLL_S)
+
+    def _fill_demo_school(self) -> None:
+        from libs.local import demo  # noqa: PLC0415  (generated code: `generate` works without it)
+
+        marker = self.data / "demo.filled"
+        if not marker.exists():
+            say("filling the demo school")
+            token = self.environment()["DRIVEFLOW_TOKEN"]
+            try:
+                asyncio.run(demo.seed(self.address("tracking"), token))
+            except demo.DemoRefused as error:
+                raise StackFailed(f"the demo school could not be filled: {error}") from error
+            marker.touch()
+
+    def check_alive(self) -> None:
+        """Raise StackFailed with its last words when a service's process has ended."""
+        commands = [" ".join(process.cmdline()) for process in self.processes()]
+        for service in SERVICES:
+            if not any(f"services.{service}" in command for command in commands):
+                raise StackFailed(f"{service} has ended; its last lines:\n{self.log_end(service)}")
+
+
+def say(line: str) -> None:
+    """Report progress; not part of a command's output."""
+    print(f"dev: {line}", file=sys.stderr, flush=True)
+
+
+def exports(environment: dict[str, str]) -> str:
+    """`export` lines for a shell."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

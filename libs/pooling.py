@@ -1,0 +1,80 @@
+"""Connection pools: every option is explicit, every wait has a limit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from libs import telemetry
+from libs.settings import Settings
+
+Connection = AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
+
+STATEMENT_TIMEOUT_MS = 5_000
+SESSION = {
+    "statement_timeout": STATEMENT_TIMEOUT_MS,
+    "lock_timeout": 2_000,
+    "idle_in_transaction_session_timeout": 10_000,
+    "transaction_timeout": 30_000,
+    # Without it a backend whose client is gone works on to the end of its statement.
+    "client_connection_check_interval": 1_000,
+    # Generic plans over partitions lock all of them once (and each time the month changes).
+    "plan_cache_mode": "force_custom_plan",
+    "timezone": "UTC",
+}
+
+
+def create(
+    name: str,
+    dsn: str,
+    settings: Settings,
+    *,
+    min_size: int | None = None,
+    max_size: int | None = None,
+) -> Pool:
+    """A pool of autocommit connections, not yet open. `name` is also its application_name."""
+    pool: Pool = AsyncConnectionPool(
+        dsn,
+        kwargs={
+            "autocommit": True,
+            "application_name": name,
+            "connect_timeout": 3,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "prepare_threshold": 5,
+            "cursor_factory": telemetry.cursor_factory() or AsyncCursor,
+            "options": " ".join(f"-c {key}={value}" for key, value in SESSION.items()),
+        },
+        name=name,
+        min_size=settings.pool_min_size if min_size is None else min_size,
+        max_size=settings.pool_max_size if max_size is None else max_size,
+        timeout=settings.pool_timeout_s,
+        max_waiting=settings.pool_max_waiting,
+        max_lifetime=1_800,
+        max_idle=300,
+        reconnect_timeout=60,
+        num_workers=3,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+    )
+    telemetry.watch_pool(pool)
+    return pool
+
+
+@asynccontextmanager
+async def connection(pool: Pool) -> AsyncIterator[Connection]:
+    """A connection of the pool, given back at the end."""
+    async with pool.connection() as conn:
+        # Python 3.11's wait_for can swallow a cancellation while the pool hands out a
+        # connection; without this look the call would run on and write.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
+        yield conn

@@ -1,0 +1,65 @@
+"""Settings of a service process, read from the environment once, in its main.
+
+Every name starts with DRIVEFLOW_. Units are the last part of a name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "DRIVEFLOW_"
+SettingsT = TypeVar("SettingsT", bound="Settings")
+
+
+class SettingsError(Exception):
+    """The environment is incomplete or wrong; the message names every variable at once."""
+
+
+class Settings(BaseSettings):
+    """What every service needs."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    listen: str = Field(description="host:port of the gRPC server")
+    dsn: SecretStr = Field(description="PostgreSQL connection string of the service's login role")
+    jwks: str = Field(description="path or URL of the public keys that sign tokens")
+    token_issuer: str = "https://driveflow.example/"
+    token_audience: str = "driveflow"
+    page_token_key: SecretStr = Field(description="signs page tokens; hex, 32 bytes or more")
+
+    metrics_listen: str | None = Field(None, description="host:port of the Prometheus endpoint")
+    otlp_endpoint: AnyHttpUrl | None = Field(None, description="OTLP over HTTP, traces and metrics")
+    log_level: str = "INFO"
+    reflection: bool = Field(False, description="serve gRPC reflection")
+
+    tls_cert: str | None = Field(None, description="PEM file of the server's certificate")
+    tls_key: str | None = Field(None, description="PEM file of the server's key")
+    tls_client_ca: str | None = Field(None, description="PEM file: clients must show a certificate")
+    plaintext: bool = Field(False, description="allow plaintext on an address beyond loopback")
+
+    pool_min_size: int = Field(2, ge=1)
+    pool_max_size: int = Field(20, ge=1, description="the guide's connection limit")
+    pool_timeout_s: float = Field(2.0, gt=0, description="longest wait for a connection")
+    pool_max_waiting: int = Field(200, ge=1, description="more waiting calls are refused")
+
+    calls_max: int = Field(100, ge=1, description="unary calls under way; more are refused")
+    streams_max: int = Field(2_000, ge=1, description="streams under way; more are refused")
+    call_timeout_s: float = Field(10.0, gt=0, description="longest deadline of a unary call")
+    stream_age_max_s: float = Field(3_600.0, gt=0, description="a stream is asked to reopen then")
+    drain_s: float = Field(10.0, gt=0, description="grace for calls under way at shutdown")
+
+
+def load(kind: type[SettingsT]) -> SettingsT:
+    """Read `kind` from the environment; raise SettingsError naming all that is wrong."""
+    try:
+        return kind()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_complaint(item) for item in error.errors())) from None
+
+
+def _complaint(item: Any) -> str:
+    name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
+    return f"{name}: {item['msg']}"

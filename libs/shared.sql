@@ -1,0 +1,50 @@
+-- name: claim_request
+-- Takes a request id for the call under way, or an expired one over; no row when it is taken.
+INSERT INTO "IdempotencyKey" ("orgId", subject, method, "requestId", "requestHash", "expiresAt")
+VALUES (%(org_id)s::uuid, %(subject)s::text, %(method)s::text, %(request_id)s::uuid,
+        %(request_hash)s::bytea, now() + make_interval(hours => 24))
+ON CONFLICT ("orgId", subject, method, "requestId") DO UPDATE
+   SET "requestHash" = EXCLUDED."requestHash", response = NULL, "expiresAt" = EXCLUDED."expiresAt"
+ WHERE "IdempotencyKey"."orgId" = %(org_id)s::uuid AND "IdempotencyKey"."expiresAt" < now()
+RETURNING "requestId";
+
+-- name: find_request
+-- What the first call with this request id asked (its hash) and was answered.
+SELECT "requestHash", response
+  FROM "IdempotencyKey"
+ WHERE "orgId" = %(org_id)s::uuid AND subject = %(subject)s::text AND method = %(method)s::text
+   AND "requestId" = %(request_id)s::uuid;
+
+-- name: answer_request
+-- Keeps the answer of the call that claimed the request id.
+UPDATE "IdempotencyKey" SET response = %(response)s::bytea
+ WHERE "orgId" = %(org_id)s::uuid AND subject = %(subject)s::text AND method = %(method)s::text
+   AND "requestId" = %(request_id)s::uuid;
+
+-- name: delete_expired_requests
+-- Sweeps a school's request ids that no longer count, a few at a time.
+DELETE FROM "IdempotencyKey"
+ WHERE "orgId" = %(org_id)s::uuid AND ctid = ANY (ARRAY(
+       SELECT ctid FROM "IdempotencyKey"
+        WHERE "orgId" = %(org_id)s::uuid AND "expiresAt" < now() LIMIT 1000));
+
+-- name: record_audit
+-- Who changed what, from which values to which.
+INSERT INTO "AuditLog" ("orgId", "actorUserId", "entityType", "entityId", action, before, after)
+VALUES (%(org_id)s::uuid, %(actor)s::text, %(entity_type)s::text, %(entity_id)s::text,
+        %(action)s::text, %(before)s::jsonb, %(after)s::jsonb);
+
+-- name: emit_event
+-- An event of the change under way, in its transaction.
+INSERT INTO "Outbox" ("orgId", "aggregateType", "aggregateId", "aggregateVersion", topic, type,
+                      payload)
+VALUES (%(org_id)s::uuid, %(aggregate_type)s::text, %(aggregate_id)s::uuid,
+        %(aggregate_version)s::int, %(topic)s::text, %(type)s::text, %(payload)s::jsonb);
+
+-- name: add_tenant
+-- platform: ids of the schools that a service has met, for its sweeps.
+INSERT INTO "Tenant" ("orgId") VALUES (%(org_id)s::uuid) ON CONFLICT ("orgId") DO NOTHING;
+
+-- name: list_tenants
+-- platform: ids of the active schools, for sweeps that then work school by school.
+SELECT "orgId" FROM "Tenant" WHERE active ORDER BY "orgId";

@@ -1,0 +1,380 @@
+"""Telemetry: logs, spans and metrics, by the OpenTelemetry SDK with its stable names.
+
+Logs are always on: one JSON object a line, with request id and trace id, without coordinates and
+tokens. Spans and metrics cost nothing until `configure` is given an exporter.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from opentelemetry import context as otel_context
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.metrics import CallbackOptions, Observation
+from psycopg import AsyncCursor
+from psycopg.rows import TupleRow
+
+from libs import calls
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+    from libs.settings import Settings
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+log = logging.getLogger("driveflow.rpc")
+
+
+@dataclass
+class _State:
+    """What `configure` switched on; one per process."""
+
+    tracer: trace.Tracer | None = None
+    meter: metrics.Meter | None = None
+    rpc_duration: metrics.Histogram | None = None
+    query_duration: metrics.Histogram | None = None
+    pools: list[AsyncConnectionPool[Any]] = field(default_factory=list)
+    shutdowns: list[Any] = field(default_factory=list)
+
+
+_state = _State()
+
+
+def configure(service: str, settings: Settings) -> None:
+    """Set up logs, and the exporters that the settings name. Once, before pools and servers."""
+    _configure_logs(service, settings.log_level)
+    if settings.otlp_endpoint is None and settings.metrics_listen is None:
+        return
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+    from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+    from opentelemetry.sdk.resources import Resource
+
+    resource = Resource.create({"service.name": service, "service.namespace": "driveflow"})
+    readers: list[MetricReader] = []
+    if settings.otlp_endpoint is not None:
+        readers.append(
+            PeriodicExportingMetricReader(_otlp_metrics(str(settings.otlp_endpoint)), 15_000)
+        )
+        _configure_traces(resource, str(settings.otlp_endpoint))
+    if settings.metrics_listen is not None:
+        readers.append(_prometheus(settings.metrics_listen))
+    provider = MeterProvider(
+        readers,
+        resource,
+        views=[
+            View(
+                instrument_name="*.duration",
+                aggregation=ExplicitBucketHistogramAggregation(SECONDS),
+            )
+        ],
+    )
+    _state.meter = provider.get_meter("driveflow")
+    _state.shutdowns.append(provider.shutdown)
+    _make_instruments(_state.meter)
+
+
+def shutdown() -> None:
+    """Send what has not been sent yet."""
+    while _state.shutdowns:
+        _state.shutdowns.pop()()
+
+
+def counter(name: str, unit: str, description: str) -> Any:
+    """A counter with `.add(amount, attributes)`; does nothing while metrics are off."""
+    meter = _state.meter or metrics.NoOpMeter("off")
+    return meter.create_counter(name, unit, description)
+
+
+def histogram(name: str, unit: str, description: str) -> Any:
+    """A histogram with `.record(value, attributes)`; does nothing while metrics are off."""
+    meter = _state.meter or metrics.NoOpMeter("off")
+    return meter.create_histogram(name, unit, description)
+
+
+def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
+    """A span of work that is neither an RPC nor a query."""
+    if _state.tracer is None:
+        return nullcontext()
+    return _state.tracer.start_as_current_span(name, attributes=attributes)
+
+
+class rpc:  # noqa: N801 (reads as a function where it is used)
+    """Observes the calls of one method."""
+
+    def __init__(self, method: str) -> None:
+        self._method = method
+        self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
+        self._quiet = method.startswith("grpc.")
+
+    def span(self, context: Any) -> AbstractContextManager[Any]:
+        """A server span, child of the caller's `traceparent`."""
+        if _state.tracer is None or self._quiet:
+            return nullcontext()
+        carrier = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        return _state.tracer.start_as_current_span(
+            self._method,
+            context=propagate.extract(carrier),
+            kind=trace.SpanKind.SERVER,
+            attributes=self._attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        )
+
+    def finished(self, code: Any, seconds: float, call: calls.Call) -> None:
+        """Record how a call ended."""
+        status = _status(code, call)
+        if _state.rpc_duration is not None:
+            _state.rpc_duration.record(
+                seconds, {**self._attributes, "rpc.response.status_code": status}
+            )
+        if _state.tracer is not None and not self._quiet:
+            current = trace.get_current_span()
+            current.set_attribute("rpc.response.status_code", status)
+            if status in ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
+                current.set_status(trace.StatusCode.ERROR)
+        if not self._quiet:
+            _log_call(self._method, status, seconds, call)
+
+
+def _status(code: Any, call: calls.Call) -> str:
+    name = getattr(code, "name", None)
+    if name is None:
+        numbers = {number.value[0]: number.name for number in _grpc_codes()}
+        name = numbers.get(code or 0, "OK")
+    if name == "OK" and isinstance(sys.exc_info()[1], BaseException) and call.error_reason is None:
+        return "CANCELLED"
+    return str(name)
+
+
+def _grpc_codes() -> Iterable[Any]:
+    import grpc
+
+    return grpc.StatusCode
+
+
+def _log_call(method: str, status: str, seconds: float, call: calls.Call) -> None:
+    level = logging.WARNING if status in ("INTERNAL", "UNKNOWN") else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    extra: dict[str, Any] = {
+        "rpc.method": method,
+        "rpc.response.status_code": status,
+        "duration_ms": round(seconds * 1000, 1),
+    }
+    if call.error_reason is not None:
+        extra["reason"] = call.error_reason
+    if call.caller is not None:
+        extra["subject"] = call.caller.subject
+        extra["org_id"] = str(call.caller.org_id)
+    log.log(level, "rpc", extra=extra)
+
+
+# --- queries -----------------------------------------------------------------------------------
+
+
+class ObservedCursor(AsyncCursor[TupleRow]):
+    """A cursor with a span and a duration per statement, named as in queries.sql."""
+
+    async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        name = query_name(query)
+        started = time.perf_counter()
+        with span(name, **{"db.system.name": "postgresql", "db.query.summary": name}):
+            try:
+                return await super().execute(query, *args, **kwargs)
+            finally:
+                if _state.query_duration is not None:
+                    _state.query_duration.record(
+                        time.perf_counter() - started,
+                        {"db.system.name": "postgresql", "db.query.summary": name},
+                    )
+
+
+def cursor_factory() -> type[AsyncCursor[TupleRow]] | None:
+    """The observing cursor, or None while telemetry is off."""
+    return None if _state.tracer is None and _state.meter is None else ObservedCursor
+
+
+def query_name(query: Any) -> str:
+    """The name behind a statement's first keyword: `tracking.get_trip`; its keyword without one."""
+    text = query[:120].decode(errors="replace") if isinstance(query, bytes) else str(query)[:120]
+    _, marker, rest = text.partition("/* ")
+    return rest.partition(" */")[0] if marker else text.split(None, 1)[0].upper() if text else ""
+
+
+def watch_pool(pool: AsyncConnectionPool[Any]) -> None:
+    """Export a pool's figures."""
+    _state.pools.append(pool)
+
+
+# --- set-up ------------------------------------------------------------------------------------
+
+
+def _make_instruments(meter: metrics.Meter) -> None:
+    _state.rpc_duration = meter.create_histogram(
+        "rpc.server.call.duration", "s", "Duration of RPCs by method and status"
+    )
+    _state.query_duration = meter.create_histogram(
+        "db.client.operation.duration", "s", "Duration of statements by their name"
+    )
+    for name, unit, description, key in _POOL_FIGURES:
+        meter.create_observable_gauge(name, [_pool_reader(key)], unit, description)
+
+
+_POOL_FIGURES = (
+    ("db.client.connection.count", "{connection}", "Connections of the pool", "pool_size"),
+    ("db.client.connection.max", "{connection}", "Most connections of the pool", "pool_max"),
+    ("db.client.connection.idle", "{connection}", "Connections not in use", "pool_available"),
+    (
+        "db.client.connection.pending_requests",
+        "{request}",
+        "Calls that wait for a connection",
+        "requests_waiting",
+    ),
+    (
+        "db.client.connection.errors",
+        "{request}",
+        "Calls that got no connection since the start",
+        "requests_errors",
+    ),
+)
+
+
+def _pool_reader(key: str) -> Any:
+    def read(_: CallbackOptions) -> Iterator[Observation]:
+        for pool in _state.pools:
+            stats: Mapping[str, int] = pool.get_stats()
+            yield Observation(stats.get(key, 0), {"db.client.connection.pool.name": pool.name})
+
+    return read
+
+
+def _otlp_metrics(endpoint: str) -> Any:
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
+    return OTLPMetricExporter(endpoint.rstrip("/") + "/v1/metrics")
+
+
+def _configure_traces(resource: Any, endpoint: str) -> None:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=resource)
+    exporter = OTLPSpanExporter(endpoint.rstrip("/") + "/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    _state.tracer = provider.get_tracer("driveflow")
+    _state.shutdowns.append(provider.shutdown)
+
+
+def _prometheus(listen: str) -> Any:
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from prometheus_client import start_http_server
+
+    host, _, port = listen.rpartition(":")
+    server, thread = start_http_server(int(port), host.strip("[]"))
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
+
+    _state.shutdowns.insert(0, stop)
+    return PrometheusMetricReader()
+
+
+# --- logs --------------------------------------------------------------------------------------
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        call = calls.current()
+        if call is not None:
+            line["request_id"] = call.request_id
+        trace_id = trace.get_current_span(otel_context.get_current()).get_span_context().trace_id
+        if trace_id:
+            line["trace_id"] = f"{trace_id:032x}"
+        line.update(_extra(record))
+        if record.exc_info and record.exc_info[1] is not None:
+            line["exception"] = describe(record.exc_info[1])
+        return json.dumps(line, default=str)
+
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _configure_logs(service: str, level: str) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_JsonLines(service))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # The pool's own warnings repeat the driver's words, which may hold values.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = lambda args: _log_uncaught(args.exc_type, args.exc_value, None)
+
+
+def _log_uncaught(_: Any, error: BaseException | None, __: Any) -> None:
+    if isinstance(error, KeyboardInterrupt) or error is None:
+        return
+    log_fault(logging.getLogger("driveflow"), "uncaught", error)
+
+
+def log_fault(logger: logging.Logger, message: str, error: BaseException, **extra: Any) -> None:
+    """Log a fault of ours: where it happened, without a driver's words, which hold values."""
+    logger.error(message, extra={**extra, "exception": describe(error)})
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """What may be logged of an exception."""
+    described: dict[str, Any] = {
+        "type": type(error).__qualname__,
+        "at": [
+            f"{frame.filename}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)[-12:]
+        ],
+    }
+    if isinstance(error, psycopg.Error):
+        described["sqlstate"] = error.sqlstate
+        described["constraint"] = error.diag.constraint_name
+    else:
+        described["message"] = str(error)
+    return described
+
+
+@contextmanager
+def timed() -> Iterator[list[float]]:
+    """Seconds that a block takes, in the list it hands out."""
+    taken = [0.0]
+    started = time.perf_counter()
+    try:
+        yield taken
+    finally:
+        taken[0] = time.perf_counter() - started

@@ -1,0 +1,195 @@
+"""The protocol of a stream of points: open, batches, acknowledgements, and every way it can end."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import grpc
+from driveflow.tracking.v1 import tracking_pb2 as pb
+
+from libs import calls, errors, interceptors
+from libs.errors import DomainError, InvalidArgument, OutOfRange
+from libs.orgs import Orgs
+from services.tracking import messages, store
+from services.tracking.ingest import decoding
+from services.tracking.ingest.writer import OpenedUpload, Writer
+
+BATCH_POINTS_MAX = 10_000
+SETTLE_S = 4.0
+"""Longest wait for the last acknowledgement of a stream that ends."""
+
+
+async def open_upload(orgs: Orgs, writer: Writer, upload_id: str, gateway: str) -> OpenedUpload:
+    """Open the caller's upload; whoever had it open can store nothing more."""
+    caller = calls.caller()
+    key = uuid.UUID(upload_id)
+    async with orgs.write(caller.org) as conn:
+        epoch, through = await store.open_upload(conn, caller.org, caller.subject, key, gateway)
+        await store.forget_unacknowledged_rejections(conn, caller.org, caller.subject, key, through)
+    upload = OpenedUpload(caller.org, caller.subject, key, epoch, through, through)
+    writer.opened(upload)
+    return upload
+
+
+async def take(writer: Writer, upload: OpenedUpload, batch: pb.PointBatch) -> None:
+    """Queue a batch, if it is the next; one that came before counts as duplicates."""
+    expected = upload.received_through + 1
+    if batch.sequence > expected:
+        raise OutOfRange(
+            "SEQUENCE_GAP",
+            f"Expected batch {expected}, got {batch.sequence}.",
+            metadata={"expected_sequence": str(expected)},
+        )
+    points = decoding.count_points(batch)
+    if points > BATCH_POINTS_MAX:
+        raise InvalidArgument(
+            "BATCH_TOO_LARGE", f"A batch has at most {BATCH_POINTS_MAX:,} points."
+        )
+    if batch.sequence < expected:
+        upload.duplicates += points
+        upload.wake()
+        return
+    upload.received_through = batch.sequence
+    await writer.submit(decoding.decode(upload, batch))
+
+
+def acknowledge(writer: Writer, upload: OpenedUpload) -> pb.UploadAck:
+    """What has become durable and what was counted since the acknowledgement before."""
+    interval_ms, batch_points = writer.pace()
+    ack = pb.UploadAck(
+        durable_through=upload.durable_through,
+        stored=upload.stored,
+        duplicates=upload.duplicates,
+        rejected=[messages.rejection(point) for point in upload.rejected],
+        rejected_count=upload.rejected_count,
+        pace=pb.Pace(interval_ms=interval_ms, batch_points=batch_points),
+    )
+    upload.stored = upload.duplicates = upload.rejected_count = 0
+    upload.rejected = []
+    return ack
+
+
+class Session:
+    """One StreamTripPoints call."""
+
+    def __init__(self, orgs: Orgs, writer: Writer, context: interceptors.Context) -> None:
+        self._orgs = orgs
+        self._writer = writer
+        self._context = context
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve the stream to its end; raises why it ended unless the gateway half-closed."""
+        stream = calls.stream()
+        stream.ends_itself = True
+        upload = await self._open()
+        upload.wake = self._wake.set
+        stream.ending.add_done_callback(lambda _: self._wake.set())
+        reader = asyncio.ensure_future(self._read(upload))
+        reader.add_done_callback(lambda _: self._wake.set())
+        try:
+            await self._context.write(
+                pb.StreamTripPointsResponse(
+                    opened=pb.UploadOpened(durable_through=upload.durable_through)
+                )
+            )
+            await self._acknowledge_until_end(upload, reader, stream)
+        finally:
+            reader.cancel()
+            self._writer.closed(upload)
+
+    async def _open(self) -> OpenedUpload:
+        first = await self._context.read()
+        if first is grpc.aio.EOF or first.WhichOneof("message") != "open":
+            raise InvalidArgument("OPEN_EXPECTED", "The first message of a stream is `open`.")
+        interceptors.validate(first.open)
+        return await open_upload(self._orgs, self._writer, first.open.upload_id, first.open.gateway)
+
+    async def _read(self, upload: OpenedUpload) -> None:
+        """Take batches until the gateway half-closes; raises what a batch does wrong."""
+        read = self._context.read
+        while True:
+            message: Any = await read()
+            if message is grpc.aio.EOF:
+                return
+            kind = message.WhichOneof("message")
+            if kind == "open":
+                raise InvalidArgument("OPEN_REPEATED", "The stream is open already.")
+            if kind == "batch":
+                await take(self._writer, upload, message.batch)
+
+    async def _acknowledge_until_end(
+        self, upload: OpenedUpload, reader: asyncio.Future[None], stream: calls.Stream
+    ) -> None:
+        told = upload.durable_through
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if upload.durable_through > told or upload.duplicates:
+                told = upload.durable_through
+                await self._write_ack(upload)
+            if upload.failure is not None:
+                raise upload.failure
+            if stream.ending.done() or reader.done():
+                reader.cancel()
+                await self._settle(upload, told)
+                if reader.done() and not reader.cancelled():
+                    reader.result()
+                if stream.ending.done():
+                    raise stream.ending.result()
+                return
+
+    async def _settle(self, upload: OpenedUpload, told: int) -> None:
+        """Whatever was received is stored and acknowledged before the stream ends."""
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                await settled(upload, self._wake)
+        except TimeoutError:
+            raise errors.Unavailable(
+                "DATABASE_BUSY", "The points are not stored yet.", retry_after_s=1
+            ) from None
+        finally:
+            if upload.durable_through > told or upload.duplicates or upload.stored:
+                await self._write_ack(upload)
+
+    async def _write_ack(self, upload: OpenedUpload) -> None:
+        await self._context.write(
+            pb.StreamTripPointsResponse(ack=acknowledge(self._writer, upload))
+        )
+
+
+async def settled(upload: OpenedUpload, wake: asyncio.Event) -> None:
+    """Wait until everything received is durable; raises the upload's failure."""
+    while upload.durable_through < upload.received_through:
+        if upload.failure is not None:
+            raise upload.failure
+        await wake.wait()
+        wake.clear()
+    if upload.failure is not None:
+        raise upload.failure
+
+
+async def upload_at_once(
+    orgs: Orgs, writer: Writer, request: pb.UploadTripPointsRequest
+) -> pb.UploadAck:
+    """UploadTripPoints: the same in one call."""
+    if sum(decoding.count_points(batch) for batch in request.batches) > BATCH_POINTS_MAX:
+        raise InvalidArgument("BATCH_TOO_LARGE", f"A call has at most {BATCH_POINTS_MAX:,} points.")
+    upload = await open_upload(orgs, writer, request.upload_id, request.gateway)
+    wake = asyncio.Event()
+    upload.wake = wake.set
+    try:
+        failure: DomainError | None = None
+        try:
+            for batch in request.batches:
+                await take(writer, upload, batch)
+        except DomainError as error:
+            failure = error
+        await settled(upload, wake)
+        if failure is not None:
+            raise failure
+        return acknowledge(writer, upload)
+    finally:
+        writer.closed(upload)

@@ -1,0 +1,536 @@
+"""One transaction for whatever waits: the writer behind all streams of a process.
+
+While one flush is being written the next one gathers, so there is no timer: a quiet server stores
+a batch at once, a busy one stores 10,000 rows at a time. A flush locks the marks of its uploads,
+copies the points, moves the marks, commits; only then are the streams told.
+
+An upload whose points collide with stored ones (a gateway that lost its memory) leaves the fast
+lane: the slow lane stores its points one upload at a time with ON CONFLICT DO NOTHING, and rests
+while the fast lane has work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from psycopg import errors as pg
+
+from libs import errors, orgs, telemetry
+from libs.errors import Aborted, DomainError
+from libs.orgs import Orgs
+from libs.pooling import Connection, Pool, connection
+from services.tracking import store
+from services.tracking.ingest import copying, decoding, judging
+from services.tracking.ingest.decoding import Batch
+from services.tracking.ingest.judging import CODE, REASONS, Months, Rows, Trips, TripState
+from services.tracking.model import REJECTED_PER_DAY_MAX, RejectedPoint
+from services.tracking.summaries import Summaries
+
+log = logging.getLogger(__name__)
+
+FLUSH_ROWS_MAX = 10_000
+SLOW_FLUSH_ROWS_MAX = 2_000
+QUEUE_ROWS_MAX = 100_000
+UPLOAD_ROWS_MAX = 20_000
+"""Rows of one upload that may wait; then its stream is not read on, and HTTP/2 holds it back."""
+STATE_FRESH_S = 1.0
+STATES_MAX = 100_000
+MONTHS_FRESH_S = 60.0
+SLOW_REST_FACTOR = 4.0
+"""While the fast lane has work, the slow lane rests so many times as long as it worked."""
+CLEAN_FLUSHES_TO_LEAVE = 10
+REJECTIONS_TOLD_MAX = 1_000
+FLUSH_TRIES = 3
+
+Key = tuple[uuid.UUID, str, uuid.UUID]
+
+
+@dataclass(slots=True, eq=False)
+class OpenedUpload:
+    """An upload as one stream has it open."""
+
+    org_id: uuid.UUID
+    subject: str
+    upload_id: uuid.UUID
+    epoch: int
+    durable_through: int
+    received_through: int
+    wake: Callable[[], None] = field(default=lambda: None)
+    """Called when the fields below have changed."""
+    stored: int = 0
+    duplicates: int = 0
+    rejected: list[RejectedPoint] = field(default_factory=list)
+    rejected_count: int = 0
+    failure: DomainError | None = None
+    queued: int = 0
+    slow: bool = False
+    clean_flushes: int = 0
+
+    @property
+    def key(self) -> Key:
+        return (self.org_id, self.subject, self.upload_id)
+
+    def fail(self, why: DomainError) -> None:
+        """Nothing more of this stream can be stored."""
+        if self.failure is None:
+            self.failure = why
+            self.wake()
+
+
+def superseded() -> DomainError:
+    """Answer to a stream whose upload was opened elsewhere."""
+    return Aborted("STREAM_SUPERSEDED", "The upload was opened again by another stream.")
+
+
+class _Stale(Exception):
+    """Uploads of a flush turned out to be superseded; the others are flushed again."""
+
+    def __init__(self, uploads: Sequence[OpenedUpload]) -> None:
+        self.uploads = uploads
+
+
+@dataclass(slots=True)
+class _Flush:
+    """Rows that can be stored, sorted and without duplicates among themselves."""
+
+    batches: Sequence[Batch]
+    rows: Rows
+    trips: list[TripState]
+    duplicates: dict[OpenedUpload, int]
+    rejected: dict[OpenedUpload, list[RejectedPoint]]
+
+    def of(self, uploads: Sequence[OpenedUpload]) -> Rows:
+        chosen = np.array([batch.upload in uploads for batch in self.batches], np.bool_)
+        return self.rows if chosen.all() else self.rows.take(chosen[self.rows.batch])
+
+    def marks(self, uploads: Sequence[OpenedUpload]) -> list[tuple[Key, int]]:
+        through = {batch.upload: batch.sequence for batch in self.batches}
+        return [(upload.key, through[upload]) for upload in uploads]
+
+
+class Writer:
+    """Stores the batches of all streams of this process."""
+
+    def __init__(
+        self,
+        tenants: Orgs,
+        ingest_pool: Pool,
+        summaries: Summaries,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._orgs = tenants
+        self._pool = ingest_pool
+        self._summaries = summaries
+        self._clock = clock
+        self._fast: deque[Batch] = deque()
+        self._slow: deque[Batch] = deque()
+        self._arrived = asyncio.Event()
+        self._slow_arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._queued = 0
+        self._rows_per_s = 50_000.0
+        self._months = Months([])
+        self._months_read_at = float("-inf")
+        self._states: dict[tuple[uuid.UUID, str], tuple[TripState, float]] = {}
+        self._open: dict[Key, OpenedUpload] = {}
+        self._lanes: list[asyncio.Task[None]] = []
+        self._points = telemetry.counter(
+            "driveflow.ingest.points", "{point}", "Points received, by what became of them"
+        )
+        self._duration = telemetry.histogram(
+            "driveflow.ingest.flush.duration", "s", "Duration of flushes by lane"
+        )
+
+    def start(self) -> None:
+        """Begin to store what is submitted."""
+        self._lanes = [
+            asyncio.create_task(self._fast_lane()),
+            asyncio.create_task(self._slow_lane()),
+        ]
+
+    async def stop(self) -> None:
+        """End the lanes. Streams have ended before; what waits was never acknowledged."""
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    def opened(self, upload: OpenedUpload) -> None:
+        """Take note of an open upload; a stream of this process that had it open is told."""
+        before = self._open.get(upload.key)
+        if before is not None:
+            before.fail(superseded())
+        self._open[upload.key] = upload
+
+    def closed(self, upload: OpenedUpload) -> None:
+        """The upload's stream has ended."""
+        if self._open.get(upload.key) is upload:
+            del self._open[upload.key]
+
+    async def submit(self, batch: Batch) -> None:
+        """Queue a batch; waits while too much waits already."""
+        upload = batch.upload
+        while self._queued >= QUEUE_ROWS_MAX or upload.queued >= UPLOAD_ROWS_MAX:
+            await self._room.wait()
+            if upload.failure is not None:
+                return
+        weight = max(1, batch.count)
+        self._queued += weight
+        upload.queued += weight
+        self._fast.append(batch)
+        self._arrived.set()
+
+    def pace(self) -> tuple[int, int]:
+        """Interval (ms) and points per batch that would suit this server now."""
+        waiting_s = self._queued / self._rows_per_s
+        if waiting_s < 0.5:
+            return 0, 100
+        return min(30_000, int(waiting_s * 1_000)), 1_000 if waiting_s > 2 else 500
+
+    async def months(self) -> Months:
+        """The months with a partition, at most a minute old."""
+        if time.monotonic() - self._months_read_at > MONTHS_FRESH_S:
+            return await self.reread_months()
+        return self._months
+
+    async def reread_months(self) -> Months:
+        """The months with a partition, as the catalog says now."""
+        async with connection(self._orgs.pool) as conn:
+            partitions = await store.list_partitions(conn)
+        self._months = Months([p for p in partitions if not p.detaching])
+        self._months_read_at = time.monotonic()
+        return self._months
+
+    # --- the lanes ---
+
+    async def _fast_lane(self) -> None:
+        while True:
+            batches = await self._gather()
+            if not batches:
+                continue
+            started = time.perf_counter()
+            await self._flush_or_fail(batches, self._store_fast)
+            self._measured("fast", batches, time.perf_counter() - started)
+            self._release(batches)
+
+    async def _slow_lane(self) -> None:
+        while True:
+            batches = await self._gather_slow()
+            started = time.perf_counter()
+            await self._flush_or_fail(batches, self._store_slow)
+            seconds = time.perf_counter() - started
+            self._measured("slow", batches, seconds)
+            self._release(batches)
+            if self._fast or len(self._open) > 1:
+                await asyncio.sleep(seconds * SLOW_REST_FACTOR)
+
+    async def _gather(self) -> list[Batch]:
+        """Whatever waits, up to the rows of a flush; batches of slow uploads change lanes."""
+        while not self._fast:
+            self._arrived.clear()
+            await self._arrived.wait()
+        batches: list[Batch] = []
+        rows = 0
+        while self._fast and (not batches or rows + self._fast[0].count <= FLUSH_ROWS_MAX):
+            batch = self._fast.popleft()
+            if batch.upload.failure is not None:
+                self._release([batch])
+            elif batch.upload.slow:
+                self._slow.append(batch)
+                self._slow_arrived.set()
+            else:
+                batches.append(batch)
+                rows += batch.count
+        return batches
+
+    async def _gather_slow(self) -> list[Batch]:
+        """What waits of the upload that waits longest, up to the rows of a slow flush."""
+        while not self._slow:
+            self._slow_arrived.clear()
+            await self._slow_arrived.wait()
+        upload = self._slow[0].upload
+        batches: list[Batch] = []
+        others: deque[Batch] = deque()
+        rows = 0
+        for batch in self._slow:
+            fits = not batches or rows + batch.count <= SLOW_FLUSH_ROWS_MAX
+            if batch.upload is upload and fits:
+                batches.append(batch)
+                rows += batch.count
+            else:
+                others.append(batch)
+                # What follows of this upload must follow in order.
+                rows += SLOW_FLUSH_ROWS_MAX if batch.upload is upload else 0
+        self._slow = others
+        return batches
+
+    async def _flush_or_fail(
+        self,
+        batches: Sequence[Batch],
+        store_flush: Callable[[_Flush, Sequence[OpenedUpload]], Awaitable[None]],
+    ) -> None:
+        """Flush; on a failure end the streams concerned: their gateways resume from the marks."""
+        left: Sequence[Batch] = batches
+        try:
+            for _ in range(FLUSH_TRIES):
+                left = [batch for batch in left if batch.upload.failure is None]
+                if not left:
+                    return
+                try:
+                    await self._flush(left, store_flush)
+                    return
+                except _Stale as stale:
+                    for upload in stale.uploads:
+                        upload.fail(superseded())
+                except pg.CheckViolation:
+                    # A month went between the judging and the copying.
+                    await self.reread_months()
+                left = [b for b in left if b.sequence > b.upload.durable_through]
+            raise errors.Unavailable("CONFLICT", "The flush did not settle.", retry_after_s=1)
+        except Exception as error:  # noqa: BLE001 (the lane must live; the streams are told)
+            meaning = errors.translate(error)
+            if isinstance(meaning, errors.Internal):
+                telemetry.log_fault(log, "flush failed", error, error_id=meaning.error_id)
+            else:
+                log.warning("flush failed", extra={"reason": meaning.reason})
+            for upload in _uploads(left):
+                upload.fail(meaning)
+
+    def _release(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            weight = max(1, batch.count)
+            self._queued -= weight
+            batch.upload.queued -= weight
+        self._room.set()
+        self._room = asyncio.Event()
+
+    def _measured(self, lane: str, batches: Sequence[Batch], seconds: float) -> None:
+        self._duration.record(seconds, {"lane": lane})
+        rows = sum(batch.count for batch in batches)
+        if lane == "fast" and rows > 1_000:
+            self._rows_per_s += 0.2 * (rows / max(seconds, 1e-6) - self._rows_per_s)
+
+    # --- one flush ---
+
+    async def _flush(
+        self,
+        batches: Sequence[Batch],
+        store_flush: Callable[[_Flush, Sequence[OpenedUpload]], Awaitable[None]],
+    ) -> None:
+        trips = Trips.of(batches)
+        states = await self._trip_states(trips)
+        rows = judging.assemble(batches, trips)
+        verdicts = judging.judge(rows, states, await self.months())
+        if verdicts is not None and (verdicts == CODE["NO_PARTITION"]).any():
+            verdicts = judging.judge(rows, states, await self._months_reread_lately())
+        rejected: dict[OpenedUpload, list[RejectedPoint]] = {}
+        if verdicts is not None:
+            rejected = _rejected(batches, rows, verdicts)
+            await self._keep_rejected(rejected)
+            rows = rows.take(verdicts == 0)
+        rows, duplicates = _without_duplicates(batches, rows, states)
+        flush = _Flush(batches, rows, states, duplicates, rejected)
+        await store_flush(flush, _uploads(batches))
+
+    async def _store_fast(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
+        """COPY; where stored points are in the way, find out whose by halving."""
+        try:
+            await self._copy(flush, uploads)
+        except pg.UniqueViolation:
+            if len(uploads) == 1:
+                uploads[0].slow = True
+                uploads[0].clean_flushes = 0
+                await self._store_slow(flush, uploads)
+                return
+            middle = len(uploads) // 2
+            await self._store_fast(flush, uploads[:middle])
+            await self._store_fast(flush, uploads[middle:])
+
+    async def _copy(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
+        rows = flush.of(uploads)
+        data = b""
+        if len(rows):
+            org_ids = [batch.upload.org_id.bytes for batch in flush.batches]
+            data = copying.encode(rows, org_ids, [state.id for state in flush.trips])
+        with telemetry.span("tracking.flush", rows=len(rows), uploads=len(uploads)):
+            async with connection(self._pool) as conn, conn.transaction():
+                await self._lock(conn, uploads)
+                if data:
+                    await store.copy_points(conn, data)
+                await store.move_marks(conn, flush.marks(uploads))
+        self._finished(flush, uploads, rows, None)
+
+    async def _lock(self, conn: Connection, uploads: Sequence[OpenedUpload]) -> None:
+        """Lock the uploads' marks; raise _Stale with those that are open elsewhere."""
+        locked = await store.lock_uploads(conn, [upload.key for upload in uploads])
+        epochs = {row.key: row.epoch for row in locked}
+        stale = [upload for upload in uploads if epochs.get(upload.key) != upload.epoch]
+        if stale:
+            raise _Stale(stale)
+
+    async def _store_slow(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
+        """Insert what is new of one upload, as the role that row-level security holds."""
+        (upload,) = uploads
+        rows = flush.of(uploads)
+        async with self._orgs.write(upload.org_id) as conn:
+            mark = await store.lock_upload(conn, upload.key)
+            if mark is None or mark[0] != upload.epoch:
+                raise _Stale(uploads)
+            new = 0
+            if len(rows):
+                new = await store.add_new_points(conn, upload.org_id, **_points(flush, rows))
+            ((_, through),) = flush.marks(uploads)
+            await store.move_mark(conn, upload.key, through)
+        self._finished(flush, uploads, rows, new)
+        upload.clean_flushes = upload.clean_flushes + 1 if new == len(rows) else 0
+        if upload.clean_flushes >= CLEAN_FLUSHES_TO_LEAVE and not self._waits_slow(upload):
+            upload.slow = False
+
+    def _waits_slow(self, upload: OpenedUpload) -> bool:
+        return any(batch.upload is upload for batch in self._slow)
+
+    def _finished(
+        self, flush: _Flush, uploads: Sequence[OpenedUpload], rows: Rows, new: int | None
+    ) -> None:
+        """It is committed: count, tell the streams, have ended trips summarised anew."""
+        counts = np.bincount(rows.batch, minlength=len(flush.batches))
+        stored = dict.fromkeys(uploads, 0)
+        for place, batch in enumerate(flush.batches):
+            if batch.upload in stored:
+                stored[batch.upload] += int(counts[place])
+                batch.upload.durable_through = batch.sequence
+        for upload in uploads:
+            already = 0 if new is None else stored[upload] - new
+            rejected = flush.rejected.get(upload, [])
+            duplicates = flush.duplicates.get(upload, 0) + already
+            upload.stored += stored[upload] - already
+            upload.duplicates += duplicates
+            upload.rejected_count += len(rejected)
+            upload.rejected += rejected[: REJECTIONS_TOLD_MAX - len(upload.rejected)]
+            self._points.add(stored[upload] - already, {"outcome": "stored"})
+            self._points.add(duplicates, {"outcome": "duplicate"})
+            self._points.add(len(rejected), {"outcome": "rejected"})
+            upload.wake()
+        self._touch(flush, rows)
+
+    def _touch(self, flush: _Flush, rows: Rows) -> None:
+        pairs = np.unique(np.stack([rows.batch, rows.trip]), axis=1).T
+        for place, trip in pairs.tolist():
+            org_id = flush.batches[place].upload.org_id
+            self._summaries.touch(org_id, uuid.UUID(bytes=flush.trips[trip].id))
+
+    async def _keep_rejected(self, rejected: dict[OpenedUpload, list[RejectedPoint]]) -> None:
+        """Keep them before the marks move: a crash between the two loses nothing."""
+        for upload, points in rejected.items():
+            async with self._orgs.write(upload.org_id) as conn:
+                mark = await store.lock_upload(conn, upload.key)
+                if mark is None or mark[0] != upload.epoch:
+                    raise _Stale([upload])
+                kept = await store.count_rejected(
+                    conn, upload.org_id, len(points), REJECTED_PER_DAY_MAX
+                )
+                if kept:
+                    await store.reject_points(conn, upload.key, points[:kept])
+
+    # --- what is known of trips and months ---
+
+    async def _trip_states(self, trips: Trips) -> list[TripState]:
+        """The trips' states, at most a second old."""
+        fresh = time.monotonic() - STATE_FRESH_S
+        old = [
+            key
+            for key in trips.keys
+            if (known := self._states.get(key)) is None or known[1] < fresh
+        ]
+        if old:
+            await self._read_states(old)
+        return [self._states[key][0] for key in trips.keys]
+
+    async def _months_reread_lately(self) -> Months:
+        """A month may have been made a moment ago, but a gateway that is wrong asks all the time."""
+        if time.monotonic() - self._months_read_at > STATE_FRESH_S:
+            return await self.reread_months()
+        return self._months
+
+    async def _read_states(self, keys: Sequence[tuple[uuid.UUID, str]]) -> None:
+        if len(self._states) + len(keys) > STATES_MAX:
+            self._states.clear()
+        wanted: dict[uuid.UUID, dict[str, uuid.UUID]] = {}
+        read_at = time.monotonic()
+        for org_id, text in keys:
+            self._states[org_id, text] = (judging.UNKNOWN, read_at)
+            trip_id = _uuid(text)
+            if trip_id is not None:
+                wanted.setdefault(org_id, {})[text] = trip_id
+        now = self._clock()
+        async with connection(self._orgs.pool) as conn, conn.pipeline():
+            for org_id, ids in wanted.items():
+                await orgs.rescope(conn, org_id)
+                rows = await store.trip_windows(conn, org_id, list(set(ids.values())))
+                states = {row.id: judging.trip_state(row, now) for row in rows}
+                for text, trip_id in ids.items():
+                    state = states.get(trip_id, judging.UNKNOWN)
+                    self._states[org_id, text] = (state, read_at)
+
+
+def _uploads(batches: Iterable[Batch]) -> list[OpenedUpload]:
+    return list(dict.fromkeys(batch.upload for batch in batches))
+
+
+def _uuid(text: str) -> uuid.UUID | None:
+    """A trip id as it is sent; None when it can't be one."""
+    if len(text) != 36:
+        return None
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        return None
+
+
+def _rejected(
+    batches: Sequence[Batch], rows: Rows, verdicts: np.ndarray[tuple[int], np.dtype[np.uint8]]
+) -> dict[OpenedUpload, list[RejectedPoint]]:
+    rejected: dict[OpenedUpload, list[RejectedPoint]] = {}
+    for row in np.flatnonzero(verdicts).tolist():
+        batch = batches[int(rows.batch[row])]
+        reason = REASONS[int(verdicts[row])]
+        point = decoding.rejected_point(batch, int(rows.index[row]), reason)
+        rejected.setdefault(batch.upload, []).append(point)
+    return rejected
+
+
+def _without_duplicates(
+    batches: Sequence[Batch], rows: Rows, states: Sequence[TripState]
+) -> tuple[Rows, dict[OpenedUpload, int]]:
+    """The rows by trip and time, the first of each, and how many went by upload."""
+    if not len(rows):
+        return rows, {}
+    # One trip may be named in two spellings.
+    first: dict[bytes, int] = {}
+    places = [first.setdefault(state.id, place) for place, state in enumerate(states)]
+    rows.trip = np.array(places, np.int64)[rows.trip]
+    order = np.lexsort((rows.time_us, rows.trip))
+    rows = rows.take(order)
+    again = (np.diff(rows.trip) == 0) & (np.diff(rows.time_us) == 0)
+    if not again.any():
+        return rows, {}
+    duplicate = np.concatenate([[False], again])
+    counts = np.bincount(rows.batch[duplicate], minlength=len(batches))
+    gone: dict[OpenedUpload, int] = {}
+    for batch, count in zip(batches, counts.tolist(), strict=True):
+        gone[batch.upload] = gone.get(batch.upload, 0) + count
+    return rows.take(~duplicate), gone
+
+
+def _points(flush: _Flush, rows: Rows) -> dict[str, Any]:
+    """The rows as arrays for INSERT … SELECT unnest."""
+    ids = [uuid.UUID(bytes=state.id) for state in flush.trips]
+    return copying.columns(rows) | {"trip_ids": [ids[trip] for trip in rows.trip.tolist()]}

@@ -1,0 +1,188 @@
+"""Between the model and the messages of driveflow.tracking.v1."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+from driveflow.tracking.v1 import tracking_pb2 as pb
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from libs.errors import InvalidArgument
+from services.tracking.model import Partition, Point, RejectedPoint, Trip, Upload
+
+STATUSES = {"open": pb.TRIP_STATUS_OPEN, "ended": pb.TRIP_STATUS_ENDED}
+
+
+def trip(row: Trip) -> pb.Trip:
+    """A trip; the summary is unset while the trip is open."""
+    message = pb.Trip(
+        id=str(row.id),
+        lesson_id=_id(row.lesson_id),
+        lesson_verified=row.lesson_verified,
+        instructor_id=_id(row.instructor_id),
+        vehicle_id=_id(row.vehicle_id),
+        start_time=stamp(row.started_at),
+        end_time=stamp(row.ended_at),
+        status=STATUSES[row.status],
+        version=row.version,
+        legal_hold=row.legal_hold,
+        create_time=stamp(row.created_at),
+    )
+    if row.point_count is not None:
+        _put_summary(message.summary, row)
+    return message
+
+
+def masked(message: pb.Trip, paths: tuple[str, ...]) -> pb.Trip:
+    """The trip with the asked-for fields only."""
+    kept = pb.Trip()
+    for path in paths:
+        _copy(message, kept, path.split("."))
+    return kept
+
+
+def _copy(source: object, target: object, path: list[str]) -> None:
+    name, *below = path
+    if source.DESCRIPTOR.fields_by_name[name].message_type and not source.HasField(name):  # type: ignore[attr-defined]
+        return
+    value = getattr(source, name)
+    if below:
+        _copy(value, getattr(target, name), below)
+    elif hasattr(value, "CopyFrom"):
+        getattr(target, name).CopyFrom(value)
+    else:
+        setattr(target, name, value)
+
+
+def _put_summary(summary: pb.TripSummary, row: Trip) -> None:
+    summary.point_count = row.point_count or 0
+    summary.distance_meters = row.distance_meters or 0
+    summary.duration_seconds = row.duration_seconds or 0
+    summary.moving_seconds = row.moving_seconds or 0
+    summary.max_speed_kph = row.max_speed_kph or 0
+    summary.avg_speed_kph = row.avg_speed_kph or 0
+    summary.route = row.route or ""
+    summary.points_hash = row.points_hash.hex() if row.points_hash else ""
+    if row.min_lat is not None:
+        summary.bounding_box.CopyFrom(
+            pb.BoundingBox(
+                min_lat=row.min_lat,
+                min_lng=row.min_lng or 0,
+                max_lat=row.max_lat or 0,
+                max_lng=row.max_lng or 0,
+            )
+        )
+
+
+def point(row: Point) -> pb.TripPoint:
+    """A stored point; fields that were not fetched stay unset."""
+    return pb.TripPoint(time=stamp(row.ts), lat=row.lat, lng=row.lng, speed_kph=row.speed_kph)
+
+
+def rejection(row: RejectedPoint) -> pb.Rejection:
+    """A rejected point as an acknowledgement names it."""
+    return pb.Rejection(
+        sequence=row.sequence,
+        trip_id=row.trip_id,
+        index=row.index,
+        reason=rejection_reason(row.reason),
+    )
+
+
+def rejected_point(row: RejectedPoint) -> pb.RejectedPoint:
+    """A rejected point as it was received; fields that were not fetched stay unset."""
+    message = pb.RejectedPoint(
+        upload_id=_id(row.upload_id),
+        sequence=row.sequence,
+        index=row.index,
+        trip_id=row.trip_id,
+        reason=rejection_reason(row.reason),
+        receive_time=stamp(row.created_at),
+    )
+    if row.lat is not None:
+        message.point.CopyFrom(pb.TripPoint(lat=row.lat, lng=row.lng, speed_kph=row.speed_kph))
+    if row.time_seconds is not None:
+        message.point.time.seconds = row.time_seconds
+        message.point.time.nanos = row.time_nanos or 0
+    return message
+
+
+def rejection_reason(reason: str | None) -> pb.RejectionReason.ValueType:
+    """LAT_OUT_OF_RANGE is REJECTION_REASON_LAT_OUT_OF_RANGE."""
+    return pb.RejectionReason.Value(f"REJECTION_REASON_{reason or 'UNSPECIFIED'}")
+
+
+def reason_name(reason: pb.RejectionReason.ValueType) -> str | None:
+    """The other way; None for UNSPECIFIED, which filters nothing."""
+    if reason == pb.REJECTION_REASON_UNSPECIFIED:
+        return None
+    return pb.RejectionReason.Name(reason).removeprefix("REJECTION_REASON_")
+
+
+def driving_event(row: tuple[datetime, str, float]) -> pb.DrivingEvent:
+    """Something in the way a car was driven."""
+    ts, kind, value = row
+    return pb.DrivingEvent(
+        time=stamp(ts),
+        kind=pb.DrivingEventKind.Value(f"DRIVING_EVENT_KIND_{kind.upper()}"),
+        value=value,
+    )
+
+
+def upload_status(upload_id: str, row: Upload) -> pb.UploadStatus:
+    """How far an upload is stored."""
+    return pb.UploadStatus(
+        upload_id=upload_id,
+        gateway=row.gateway,
+        epoch=row.epoch,
+        durable_through=row.durable_through,
+        update_time=stamp(row.updated_at),
+    )
+
+
+def partition(row: Partition) -> pb.Partition:
+    """A month of points."""
+    return pb.Partition(
+        name=row.name,
+        start_time=stamp(row.start),
+        end_time=stamp(row.end),
+        row_estimate=row.row_estimate,
+        size_bytes=row.size_bytes,
+    )
+
+
+def time(message: object, field: str) -> datetime | None:
+    """A Timestamp field as a moment, cut to the microsecond; None when unset.
+
+    Raises InvalidArgument when it is no time of the years 1 to 9999.
+    """
+    if not message.HasField(field):  # type: ignore[attr-defined]
+        return None
+    value: Timestamp = getattr(message, field)
+    try:
+        if not 0 <= value.nanos <= 999_999_999:
+            raise ValueError
+        return value.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument(
+            "INVALID_REQUEST", f"{field}: not a time.", fields=[(field, "not a time")]
+        ) from None
+
+
+def stamp(moment: datetime | None) -> Timestamp | None:
+    """A moment as a Timestamp."""
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def optional_id(text: str) -> uuid.UUID | None:
+    """A UUID that may be empty; its form was checked by the proto's rule."""
+    return uuid.UUID(text) if text else None
+
+
+def _id(value: uuid.UUID | None) -> str | None:
+    return None if value is None else str(value)

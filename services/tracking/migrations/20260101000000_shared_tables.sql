@@ -1,0 +1,166 @@
+-- migrate:up
+-- The tables that every service has. Made from libs/migrations/shared_tables.sql by
+-- ./dev generate; once released it stays as it is, and changes are migrations of their own.
+
+CREATE TABLE tracking."Tenant" (
+  "orgId"  uuid    NOT NULL,
+  active   boolean NOT NULL DEFAULT true,
+  CONSTRAINT tenant_pkey PRIMARY KEY ("orgId")
+);
+ALTER TABLE tracking."Tenant" OWNER TO tracking_owner;
+COMMENT ON TABLE tracking."Tenant" IS
+  'The schools this service knows, ids only: the list that work across schools walks.';
+GRANT SELECT, INSERT, UPDATE (active) ON tracking."Tenant" TO tracking;
+
+
+CREATE TABLE tracking."Outbox" (
+  id                 bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+  "xactId"           xid8        NOT NULL DEFAULT pg_current_xact_id(),
+  "orgId"            uuid        NOT NULL,
+  "aggregateType"    text        NOT NULL,
+  "aggregateId"      uuid        NOT NULL,
+  "aggregateVersion" integer     NOT NULL,
+  topic              text        NOT NULL,
+  type               text        NOT NULL,
+  payload            jsonb       NOT NULL,
+  "createdAt"        timestamptz NOT NULL DEFAULT now(),
+  "processedAt"      timestamptz,
+  CONSTRAINT outbox_pkey PRIMARY KEY ("xactId", id)
+) WITH (
+  fillfactor = 80,
+  autovacuum_vacuum_scale_factor = 0.01,
+  autovacuum_vacuum_insert_scale_factor = 0.05,
+  autovacuum_analyze_scale_factor = 0.05
+);
+ALTER TABLE tracking."Outbox" OWNER TO tracking_owner;
+CREATE INDEX idx_outbox_topic_processed ON tracking."Outbox" (topic, "processedAt");
+CREATE INDEX idx_outbox_pending_aggregate
+  ON tracking."Outbox" ("aggregateType", "aggregateId", "aggregateVersion")
+  WHERE "processedAt" IS NULL;
+COMMENT ON TABLE tracking."Outbox" IS
+  'Events, written in the transaction of the change they tell of. Read in the order ("xactId", id)
+below the oldest running transaction, so that a slow commit loses none. Kept 14 days.';
+COMMENT ON COLUMN tracking."Outbox".payload IS 'No personal data beyond ids.';
+COMMENT ON COLUMN tracking."Outbox"."processedAt" IS
+  'When every consumer of "EventConsumer" had passed it.';
+GRANT SELECT, INSERT, UPDATE ("processedAt"), DELETE ON tracking."Outbox" TO tracking;
+
+-- What calls on behalf of a school read instead of the table.
+CREATE VIEW tracking."OutboxOfOrg" WITH (security_barrier) AS
+  SELECT id, "xactId", "orgId", "aggregateType", "aggregateId", "aggregateVersion",
+         topic, type, payload, "createdAt", "processedAt"
+  FROM tracking."Outbox"
+  WHERE "orgId" = (SELECT NULLIF(current_setting('driveflow.org_id', true), '')::uuid);
+ALTER VIEW tracking."OutboxOfOrg" OWNER TO tracking_owner;
+COMMENT ON VIEW tracking."OutboxOfOrg" IS 'Events of the school that the transaction is for.';
+GRANT SELECT ON tracking."OutboxOfOrg" TO tracking;
+
+
+CREATE TABLE tracking."EventConsumer" (
+  consumer             text        NOT NULL,
+  topics               text[]      NOT NULL,
+  "acknowledgedXactId" xid8,
+  "acknowledgedId"     bigint,
+  "registeredAt"       timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT event_consumer_pkey PRIMARY KEY (consumer),
+  CONSTRAINT event_consumer_cursor_whole
+    CHECK (("acknowledgedXactId" IS NULL) = ("acknowledgedId" IS NULL))
+);
+ALTER TABLE tracking."EventConsumer" OWNER TO tracking_owner;
+COMMENT ON TABLE tracking."EventConsumer" IS
+  'Who must have passed an event of this service before it counts as processed.';
+GRANT SELECT, INSERT, UPDATE (topics, "acknowledgedXactId", "acknowledgedId"), DELETE
+  ON tracking."EventConsumer" TO tracking;
+
+
+CREATE TABLE tracking."EventCursor" (
+  producer text   NOT NULL,
+  consumer text   NOT NULL,
+  "xactId" xid8   NOT NULL,
+  id       bigint NOT NULL,
+  CONSTRAINT event_cursor_pkey PRIMARY KEY (producer, consumer)
+);
+ALTER TABLE tracking."EventCursor" OWNER TO tracking_owner;
+COMMENT ON TABLE tracking."EventCursor" IS
+  'How far this service has taken in another''s events; moved in the transaction of the effect.';
+GRANT SELECT, INSERT, UPDATE ("xactId", id) ON tracking."EventCursor" TO tracking;
+
+
+CREATE TABLE tracking."ParkedEvent" (
+  producer           text        NOT NULL,
+  consumer           text        NOT NULL,
+  "xactId"           xid8        NOT NULL,
+  "eventId"          bigint      NOT NULL,
+  "aggregateType"    text        NOT NULL,
+  "aggregateId"      uuid        NOT NULL,
+  "aggregateVersion" integer     NOT NULL,
+  envelope           bytea       NOT NULL,
+  attempts           integer     NOT NULL DEFAULT 1,
+  "nextAttemptAt"    timestamptz NOT NULL,
+  "lastError"        text        NOT NULL,
+  "parkedAt"         timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT parked_event_pkey PRIMARY KEY (producer, consumer, "xactId", "eventId"),
+  CONSTRAINT parked_event_attempts_not_negative CHECK (attempts >= 0)
+);
+ALTER TABLE tracking."ParkedEvent" OWNER TO tracking_owner;
+CREATE INDEX idx_parked_event_due ON tracking."ParkedEvent" ("nextAttemptAt");
+CREATE INDEX idx_parked_event_aggregate
+  ON tracking."ParkedEvent" (producer, consumer, "aggregateType", "aggregateId");
+COMMENT ON TABLE tracking."ParkedEvent" IS
+  'Events whose effect failed, and later ones of the same aggregate; tried again with backoff.';
+COMMENT ON COLUMN tracking."ParkedEvent".envelope IS 'The event as received, protobuf.';
+GRANT SELECT, INSERT, UPDATE (attempts, "nextAttemptAt", "lastError"), DELETE
+  ON tracking."ParkedEvent" TO tracking;
+
+
+CREATE TABLE tracking."IdempotencyKey" (
+  "orgId"       uuid        NOT NULL,
+  subject       text        NOT NULL,
+  method        text        NOT NULL,
+  "requestId"   uuid        NOT NULL,
+  "requestHash" bytea       NOT NULL,
+  response      bytea,
+  "createdAt"   timestamptz NOT NULL DEFAULT now(),
+  "expiresAt"   timestamptz NOT NULL,
+  CONSTRAINT idempotency_key_pkey PRIMARY KEY ("orgId", subject, method, "requestId"),
+  CONSTRAINT idempotency_key_hash_is_sha256 CHECK (octet_length("requestHash") = 32)
+) WITH (
+  autovacuum_vacuum_scale_factor = 0.02,
+  autovacuum_vacuum_insert_scale_factor = 0.05
+);
+ALTER TABLE tracking."IdempotencyKey" OWNER TO tracking_owner;
+ALTER TABLE tracking."IdempotencyKey" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY org_only ON tracking."IdempotencyKey"
+  USING ("orgId" = (SELECT NULLIF(current_setting('driveflow.org_id', true), '')::uuid));
+CREATE INDEX idx_idempotency_key_expires ON tracking."IdempotencyKey" ("orgId", "expiresAt");
+COMMENT ON TABLE tracking."IdempotencyKey" IS
+  'The first answer to a request_id, written in the transaction of its work; kept 24 hours.';
+COMMENT ON COLUMN tracking."IdempotencyKey".response IS 'Without secrets; null while under way.';
+GRANT SELECT, INSERT, UPDATE ("requestHash", response, "createdAt", "expiresAt"), DELETE
+  ON tracking."IdempotencyKey" TO tracking;
+
+
+CREATE TABLE tracking."AuditLog" (
+  "orgId"       uuid        NOT NULL,
+  id            uuid        NOT NULL DEFAULT uuidv7(),
+  "actorUserId" text        NOT NULL,
+  "entityType"  text        NOT NULL,
+  "entityId"    text        NOT NULL,
+  action        text        NOT NULL,
+  before        jsonb,
+  after         jsonb,
+  "createdAt"   timestamptz NOT NULL DEFAULT now(),
+  CONSTRAINT audit_log_pkey PRIMARY KEY ("orgId", id)
+);
+ALTER TABLE tracking."AuditLog" OWNER TO tracking_owner;
+ALTER TABLE tracking."AuditLog" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY org_only ON tracking."AuditLog"
+  USING ("orgId" = (SELECT NULLIF(current_setting('driveflow.org_id', true), '')::uuid));
+CREATE INDEX idx_audit_org_entity ON tracking."AuditLog" ("orgId", "entityType", "entityId");
+CREATE INDEX idx_audit_actor_created ON tracking."AuditLog" ("actorUserId", "createdAt");
+COMMENT ON TABLE tracking."AuditLog" IS 'Who changed what, and when. Append-only.';
+COMMENT ON COLUMN tracking."AuditLog"."actorUserId" IS 'The token''s subject.';
+-- UPDATE of the two contents is for erasure alone.
+GRANT SELECT, INSERT, UPDATE (before, after) ON tracking."AuditLog" TO tracking;
+
+-- migrate:down

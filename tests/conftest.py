@@ -1,0 +1,44 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import postgres
+from tests.postgres import Database, Server
+
+
+def pytest_report_header() -> str:
+    """Say which database server the run uses."""
+    return f"PostgreSQL: {postgres.backend()} (DRIVEFLOW_TEST_DSN, DRIVEFLOW_TEST_BACKEND)"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """The database server of the run."""
+    with postgres.running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres_server: Server) -> Iterator[Database]:
+    """A bootstrapped and migrated database that nobody writes to."""
+    database = postgres.make_template(postgres_server)
+    yield database
+    postgres.drop(database)
+
+
+@pytest.fixture
+def database(template: Database) -> Iterator[Database]:
+    """A database of the test's own: `database.dsn("tracking")`, `database.admin_dsn`."""
+    with postgres.copied(template) as copy:
+        yield copy
+
+
+@pytest.fixture
+def crashable_database() -> Iterator[Database]:
+    """A database on a server of the test's own: `crashable_database.server.embedded.kill9()`."""
+    with postgres.embedded_server() as server:
+        yield postgres.make_template(server)
