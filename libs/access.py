@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import time
+import urllib.request
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 
 import jwt
 from cachetools import TTLCache
-from driveflow.access.v1 import access_pb2
 from google.protobuf.descriptor import MethodDescriptor
 
+from driveflow.access.v1 import access_pb2
 from libs.calls import Caller
 from libs.errors import PermissionDenied, Unauthenticated
 from libs.settings import Settings
@@ -146,8 +147,6 @@ class Verifier:
 
     def _fetch(self) -> str:
         if self._jwks.startswith(("http://", "https://")):
-            import urllib.request  # only where keys come from a URL
-
             with urllib.request.urlopen(self._jwks, timeout=5) as answer:  # noqa: S310
                 text: str = answer.read().decode()
                 return text

@@ -53,7 +53,8 @@ class DomainError(Exception):
         """The google.rpc.Status that goes out beside the code, serialized."""
         status = status_pb2.Status(code=self.code.value[0], message=self.message)
         status.details.extend(_packed(detail) for detail in self._details())
-        return status.SerializeToString()
+        serialized: bytes = status.SerializeToString()
+        return serialized
 
     def _details(self) -> Iterable[Message]:
         yield error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=self.metadata)

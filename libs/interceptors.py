@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import grpc
 import protovalidate
@@ -155,13 +155,15 @@ class Chain:
         limit_s = method.timeout_s or self.call_timeout_s
 
         async def handler(request: Any, context: Context) -> Any:
-            remaining = context.time_remaining()
+            # None without a deadline, whatever the stubs say.
+            remaining = cast("float | None", context.time_remaining())
             timeout = limit_s if remaining is None else min(remaining, limit_s)
             call = calls.current()
             if call is not None:
                 call.deadline = time.monotonic() + timeout
+            limit = asyncio.timeout(timeout)
             try:
-                async with asyncio.timeout(timeout) as limit:
+                async with limit:
                     return await inner(request, context)
             except TimeoutError:
                 if not limit.expired():
@@ -260,18 +262,18 @@ def errors_layer(inner: Handler) -> Handler:
             error: DomainError = Unavailable(
                 "CALL_ABANDONED", "The server gave the call up.", retry_after_s=1
             )
-        except Exception as raised:  # noqa: BLE001 (the outermost layer: all of them)
+        except Exception as raised:
             if isinstance(raised, grpc.aio.AbortError):
                 raise
             error = errors.translate(raised)
             if isinstance(error, errors.Internal):
                 _log_fault(error, raised)
-        await refuse(context, error)
+        return await refuse(context, error)
 
     return handler
 
 
-async def refuse(context: Context, error: DomainError) -> None:
+async def refuse(context: Context, error: DomainError) -> NoReturn:
     """End the call with the error's status. Does not return."""
     call = calls.current()
     metadata: tuple[tuple[str, str | bytes], ...] = ((errors.DETAILS_KEY, error.details()),)
@@ -342,7 +344,7 @@ def wrap_handler(
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[method.request_streaming, method.response_streaming]
     return make(
-        behaviour,  # type: ignore[arg-type]
+        behaviour,
         request_deserializer=handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )

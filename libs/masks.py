@@ -16,7 +16,7 @@ def paths(mask: FieldMask, known: Mapping[str, object], default: Sequence[str]) 
     """
     if not mask.paths:
         return tuple(default)
-    wanted = set()
+    wanted: set[str] = set()
     for path in mask.paths:
         below = [leaf for leaf in known if leaf == path or leaf.startswith(path + ".")]
         if not below and path != "*":

@@ -12,7 +12,7 @@ filled by `select` from names that the code fixes; no value ever gets into a tex
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Queries:
         keyword, rest = re.split(r"(?<=\w)\b", text, maxsplit=1)
         return f"{keyword} /* {self.owner}.{name} */{rest}"
 
-    def __iter__(self) -> Iterable[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
 
 

@@ -1,4 +1,4 @@
-"""The server of a service: what it serves, when it is healthy, how it stops without losing a call."""
+"""The server of a service: what it serves, when it is healthy, how it stops losing no call."""
 
 from __future__ import annotations
 
@@ -98,6 +98,8 @@ class Server:
     async def start(self) -> None:
         """Listen. Health follows the probe, once a second, from NOT_SERVING on."""
         await self._verifier.load()
+        # The library begins with "" serving; nothing serves before the first probe.
+        await self._publish(False)
         self._add_health()
         if self._settings.reflection:
             self._add_reflection()
@@ -133,10 +135,6 @@ class Server:
         self._server.add_generic_rpc_handlers((generic,))
 
     def _add_health(self) -> None:
-        # The library starts with "" serving; nothing serves before the first probe.
-        self._health._server_status.clear()  # noqa: SLF001
-        for name in ("", *self._services):
-            self._health._server_status[name] = NOT_SERVING  # noqa: SLF001
         name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
         registered = _registered(health_pb2_grpc.add_HealthServicer_to_server, self._health)
         self._register(name, self._open(name, registered, gated=False))
@@ -242,7 +240,7 @@ def run(
         telemetry.configure(name, settings)
         uvloop.run(main(settings))
     except (SettingsError, WrongStart) as error:
-        print(f"{name} can't start:\n{error}", file=sys.stderr)  # noqa: T201
+        print(f"{name} can't start:\n{error}", file=sys.stderr)
         sys.exit(2)
     finally:
         telemetry.shutdown()

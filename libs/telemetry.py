@@ -12,15 +12,26 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import psycopg
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, propagate, trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from prometheus_client import start_http_server
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
@@ -32,6 +43,8 @@ if TYPE_CHECKING:
     from libs.settings import Settings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+METRICS_EVERY_MS = 15_000
+CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 log = logging.getLogger("driveflow.rpc")
 
 
@@ -55,18 +68,17 @@ def configure(service: str, settings: Settings) -> None:
     _configure_logs(service, settings.log_level)
     if settings.otlp_endpoint is None and settings.metrics_listen is None:
         return
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
-    from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
-    from opentelemetry.sdk.resources import Resource
 
     resource = Resource.create({"service.name": service, "service.namespace": "driveflow"})
     readers: list[MetricReader] = []
     if settings.otlp_endpoint is not None:
+        endpoint = str(settings.otlp_endpoint).rstrip("/")
         readers.append(
-            PeriodicExportingMetricReader(_otlp_metrics(str(settings.otlp_endpoint)), 15_000)
+            PeriodicExportingMetricReader(
+                OTLPMetricExporter(f"{endpoint}/v1/metrics"), METRICS_EVERY_MS
+            )
         )
-        _configure_traces(resource, str(settings.otlp_endpoint))
+        _configure_traces(resource, endpoint)
     if settings.metrics_listen is not None:
         readers.append(_prometheus(settings.metrics_listen))
     provider = MeterProvider(
@@ -150,17 +162,10 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
 def _status(code: Any, call: calls.Call) -> str:
     name = getattr(code, "name", None)
     if name is None:
-        numbers = {number.value[0]: number.name for number in _grpc_codes()}
-        name = numbers.get(code or 0, "OK")
+        name = CODE_NAMES.get(code or 0, "OK")
     if name == "OK" and isinstance(sys.exc_info()[1], BaseException) and call.error_reason is None:
         return "CANCELLED"
     return str(name)
-
-
-def _grpc_codes() -> Iterable[Any]:
-    import grpc
-
-    return grpc.StatusCode
 
 
 def _log_call(method: str, status: str, seconds: float, call: calls.Call) -> None:
@@ -259,27 +264,16 @@ def _pool_reader(key: str) -> Any:
     return read
 
 
-def _otlp_metrics(endpoint: str) -> Any:
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-    return OTLPMetricExporter(endpoint.rstrip("/") + "/v1/metrics")
-
-
 def _configure_traces(resource: Any, endpoint: str) -> None:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider(resource=resource)
-    exporter = OTLPSpanExporter(endpoint.rstrip("/") + "/v1/traces")
+    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _state.tracer = provider.get_tracer("driveflow")
     _state.shutdowns.append(provider.shutdown)
 
 
 def _prometheus(listen: str) -> Any:
-    from opentelemetry.exporter.prometheus import PrometheusMetricReader
-    from prometheus_client import start_http_server
 
     host, _, port = listen.rpartition(":")
     server, thread = start_http_server(int(port), host.strip("[]"))
@@ -367,14 +361,3 @@ def describe(error: BaseException) -> dict[str, Any]:
     else:
         described["message"] = str(error)
     return described
-
-
-@contextmanager
-def timed() -> Iterator[list[float]]:
-    """Seconds that a block takes, in the list it hands out."""
-    taken = [0.0]
-    started = time.perf_counter()
-    try:
-        yield taken
-    finally:
-        taken[0] = time.perf_counter() - started

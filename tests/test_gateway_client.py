@@ -254,7 +254,7 @@ async def test_no_script_of_breaks_makes_it_lose_or_repeat_a_point(
     for _ in range(12):
         batches = dice.randrange(6)
         server.scenes.append(Scene(batches, dice.randint(0, batches), dice.random() < 0.5))
-    async with gateway_of(batch_points=dice.randint(1, 8)) as gateway:
+    async with gateway_of(batch_points=dice.randint(1, 8), ack_timeout_s=0.05) as gateway:
         await send_seconds(gateway, 60)
     assert server.points() == sent(60)
     assert (gateway.totals.points, gateway.unacked_points) == (60, 0)
@@ -469,7 +469,7 @@ async def test_every_call_carries_the_token_and_a_unary_one_a_deadline(
 ) -> None:
     await connection.tracking.GetTrip(pb.GetTripRequest(trip_id=TRIP))
     assert server.remaining_s is not None
-    assert 5 < server.remaining_s <= 10
+    assert 5 < server.remaining_s < 11
     async with gateway_of() as gateway:
         await gateway.send(tracks(0))
     assert [each["authorization"] for each in server.metadata] == ["Bearer a-token"] * 2

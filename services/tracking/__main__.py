@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 
-from driveflow.tracking.v1 import tracking_pb2, tracking_pb2_grpc
 from pydantic import Field, SecretStr
 
+from driveflow.tracking.v1 import tracking_pb2, tracking_pb2_grpc
 from libs import background, checks, pooling, server
 from libs.access import Verifier
 from libs.orgs import Orgs

@@ -5,11 +5,20 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime
 
-from driveflow.tracking.v1 import tracking_pb2 as pb
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs.errors import InvalidArgument
-from services.tracking.model import Partition, Point, RejectedPoint, Trip, Upload
+from services.tracking.model import (
+    NANOS_MAX,
+    SECONDS_MAX,
+    SECONDS_MIN,
+    Partition,
+    Point,
+    RejectedPoint,
+    Trip,
+    Upload,
+)
 
 STATUSES = {"open": pb.TRIP_STATUS_OPEN, "ended": pb.TRIP_STATUS_ENDED}
 
@@ -18,10 +27,10 @@ def trip(row: Trip) -> pb.Trip:
     """A trip; the summary is unset while the trip is open."""
     message = pb.Trip(
         id=str(row.id),
-        lesson_id=_id(row.lesson_id),
+        lesson_id=_text(row.lesson_id),
         lesson_verified=row.lesson_verified,
-        instructor_id=_id(row.instructor_id),
-        vehicle_id=_id(row.vehicle_id),
+        instructor_id=_text(row.instructor_id),
+        vehicle_id=_text(row.vehicle_id),
         start_time=stamp(row.started_at),
         end_time=stamp(row.ended_at),
         status=STATUSES[row.status],
@@ -77,15 +86,17 @@ def _put_summary(summary: pb.TripSummary, row: Trip) -> None:
 
 def point(row: Point) -> pb.TripPoint:
     """A stored point; fields that were not fetched stay unset."""
-    return pb.TripPoint(time=stamp(row.ts), lat=row.lat, lng=row.lng, speed_kph=row.speed_kph)
+    return pb.TripPoint(
+        time=stamp(row.ts), lat=row.lat or 0, lng=row.lng or 0, speed_kph=row.speed_kph
+    )
 
 
 def rejection(row: RejectedPoint) -> pb.Rejection:
     """A rejected point as an acknowledgement names it."""
     return pb.Rejection(
-        sequence=row.sequence,
-        trip_id=row.trip_id,
-        index=row.index,
+        sequence=row.sequence or 0,
+        trip_id=row.trip_id or "",
+        index=row.index or 0,
         reason=rejection_reason(row.reason),
     )
 
@@ -93,15 +104,15 @@ def rejection(row: RejectedPoint) -> pb.Rejection:
 def rejected_point(row: RejectedPoint) -> pb.RejectedPoint:
     """A rejected point as it was received; fields that were not fetched stay unset."""
     message = pb.RejectedPoint(
-        upload_id=_id(row.upload_id),
-        sequence=row.sequence,
-        index=row.index,
-        trip_id=row.trip_id,
+        upload_id=_text(row.upload_id),
+        sequence=row.sequence or 0,
+        index=row.index or 0,
+        trip_id=row.trip_id or "",
         reason=rejection_reason(row.reason),
         receive_time=stamp(row.created_at),
     )
     if row.lat is not None:
-        message.point.CopyFrom(pb.TripPoint(lat=row.lat, lng=row.lng, speed_kph=row.speed_kph))
+        message.point.CopyFrom(pb.TripPoint(lat=row.lat, lng=row.lng or 0, speed_kph=row.speed_kph))
     if row.time_seconds is not None:
         message.point.time.seconds = row.time_seconds
         message.point.time.nanos = row.time_nanos or 0
@@ -160,14 +171,11 @@ def time(message: object, field: str) -> datetime | None:
     if not message.HasField(field):  # type: ignore[attr-defined]
         return None
     value: Timestamp = getattr(message, field)
-    try:
-        if not 0 <= value.nanos <= 999_999_999:
-            raise ValueError
+    if 0 <= value.nanos <= NANOS_MAX and SECONDS_MIN <= value.seconds <= SECONDS_MAX:
         return value.ToDatetime(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidArgument(
-            "INVALID_REQUEST", f"{field}: not a time.", fields=[(field, "not a time")]
-        ) from None
+    raise InvalidArgument(
+        "INVALID_REQUEST", f"{field}: not a time.", fields=[(field, "not a time")]
+    )
 
 
 def stamp(moment: datetime | None) -> Timestamp | None:
@@ -184,5 +192,5 @@ def optional_id(text: str) -> uuid.UUID | None:
     return uuid.UUID(text) if text else None
 
 
-def _id(value: uuid.UUID | None) -> str | None:
-    return None if value is None else str(value)
+def _text(value: object | None) -> str:
+    return "" if value is None else str(value)

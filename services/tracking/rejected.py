@@ -11,15 +11,9 @@ import numpy as np
 from libs.pooling import Connection
 from services.tracking import store
 from services.tracking.ingest import copying, judging
-from services.tracking.ingest.decoding import (
-    NANOS_MAX,
-    NO_SPEED,
-    NO_TIME,
-    SECONDS_MAX,
-    SECONDS_MIN,
-)
+from services.tracking.ingest.decoding import NO_SPEED, NO_TIME
 from services.tracking.ingest.judging import Months, Rows
-from services.tracking.model import RejectedPoint
+from services.tracking.model import NANOS_MAX, SECONDS_MAX, SECONDS_MIN, RejectedPoint
 
 REPLAY_MAX = 10_000
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from driveflow.tracking.v1 import tracking_pb2_grpc
-
 from libs import audit, calls, errors, idempotency, masks, pages
 from libs.idempotency import SQL as SHARED
 from libs.interceptors import Context

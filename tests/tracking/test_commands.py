@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.drives import recorded_drives, recorded_drives_dir
+from tests.tracking.conftest import Tracking
 
 SCHOOL_SCOPES = ("tracking:read", "tracking:write", "tracking:import")
 OPS_SCOPES = ("ops:write",)
@@ -40,7 +41,7 @@ Driveflow = Callable[..., Awaitable[Done]]
 
 
 @pytest.fixture
-def driveflow(tracking: Any) -> Driveflow:
+def driveflow(tracking: Tracking) -> Driveflow:
     """Runs the command with the environment of a school that nobody else has."""
     school = {
         "DRIVEFLOW_TRACKING_ADDR": tracking.address,
@@ -64,7 +65,7 @@ def driveflow(tracking: Any) -> Driveflow:
 
 
 @pytest.fixture
-def ops(tracking: Any) -> dict[str, str]:
+def ops(tracking: Tracking) -> dict[str, str]:
     """The environment that also has an operator's token."""
     return {"DRIVEFLOW_OPS_TOKEN": tracking.token(org_id=None, scopes=OPS_SCOPES)}
 
@@ -172,7 +173,7 @@ async def test_a_simulated_lesson_can_be_shown_and_drawn(
     assert ET.parse(drawing).getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314
 
 
-async def test_another_schools_trip_is_not_there(tracking: Any, driveflow: Driveflow) -> None:
+async def test_another_schools_trip_is_not_there(tracking: Tracking, driveflow: Driveflow) -> None:
     played = (await driveflow("simulate", "--cars", 1, "--minutes", 1, "--json")).json()
     other = tracking.token(org_id=uuid.uuid4(), scopes=SCHOOL_SCOPES)
     done = await driveflow("trip", played["trips"][0]["trip_id"], DRIVEFLOW_TOKEN=other)
@@ -181,7 +182,7 @@ async def test_another_schools_trip_is_not_there(tracking: Any, driveflow: Drive
 
 
 async def test_a_token_without_the_scope_says_which_is_missing(
-    tracking: Any, driveflow: Driveflow
+    tracking: Tracking, driveflow: Driveflow
 ) -> None:
     poor = tracking.token(org_id=uuid.uuid4(), scopes=("tracking:read",))
     done = await driveflow("simulate", "--cars", 1, DRIVEFLOW_TOKEN=poor)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
 
 import pytest
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from driveflow.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from libs.gateway import Fix, Gateway, StreamRefused, dense_track, plain_track
+from tests.tracking.conftest import Tracking
 
 SCOPES = ("tracking:read", "tracking:write")
 
 
 @pytest.fixture
-def stub(tracking: Any) -> TrackingServiceStub:
-    school: TrackingServiceStub = tracking.stub(tracking.token(org_id=uuid.uuid4(), scopes=SCOPES))
-    return school
+def stub(tracking: Tracking) -> TrackingServiceStub:
+    return tracking.stub(tracking.token(org_id=uuid.uuid4(), scopes=SCOPES))
 
 
 async def start(stub: TrackingServiceStub) -> tuple[str, int]:

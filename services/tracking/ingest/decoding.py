@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from driveflow.tracking.v1 import tracking_pb2 as pb
 
-from services.tracking.model import RejectedPoint
+from driveflow.tracking.v1 import tracking_pb2 as pb
+from services.tracking.model import NANOS_MAX, SECONDS_MAX, SECONDS_MIN, RejectedPoint
 
 if TYPE_CHECKING:
     from services.tracking.ingest.writer import OpenedUpload
@@ -24,8 +24,6 @@ NO_SPEED = -1e300
 """Stands for "none given" in a column of speeds; NaN would be a speed that was given."""
 NO_TIME = np.iinfo(np.int64).min
 """Stands for a time that is missing or no time."""
-SECONDS_MIN, SECONDS_MAX = -62_135_596_800, 253_402_300_799
-NANOS_MAX = 999_999_999
 
 
 @dataclass(slots=True)

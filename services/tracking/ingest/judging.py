@@ -13,15 +13,21 @@ import numpy.typing as npt
 from services.tracking.ingest.decoding import (
     NO_SPEED,
     NO_TIME,
-    SECONDS_MAX,
-    SECONDS_MIN,
     Batch,
     DenseColumns,
     Floats,
     Ints,
     Segment,
 )
-from services.tracking.model import CLOCK_SLACK, EPOCH, LATE_POINTS, SPEED_KPH_MAX, Partition
+from services.tracking.model import (
+    CLOCK_SLACK,
+    EPOCH,
+    LATE_POINTS,
+    SECONDS_MAX,
+    SECONDS_MIN,
+    SPEED_KPH_MAX,
+    Partition,
+)
 from services.tracking.store import TripWindow
 
 Bools = npt.NDArray[np.bool_]
@@ -127,15 +133,14 @@ def assemble(batches: Sequence[Batch], trips: Trips) -> Rows:
     dense: list[DenseColumns] = []
     for place, batch in enumerate(batches):
         org_id = batch.upload.org_id
-        for segment in batch.plain:
-            segments.append((place, trips.keys[org_id, segment.trip_id], segment))
+        segments += [(place, trips.keys[org_id, s.trip_id], s) for s in batch.plain]
         plain[0].extend(batch.times)
         plain[1].extend(batch.lats)
         plain[2].extend(batch.lngs)
         plain[3].extend(batch.speeds)
     for place, batch in enumerate(batches):
-        for segment in batch.dense:
-            segments.append((place, trips.keys[batch.upload.org_id, segment.trip_id], segment))
+        org_id = batch.upload.org_id
+        segments += [(place, trips.keys[org_id, s.trip_id], s) for s in batch.dense]
         dense += batch.dense_columns
     counts = np.array([segment.count for _, _, segment in segments], np.int64)
     starts = np.cumsum(counts) - counts

@@ -7,8 +7,8 @@ import uuid
 from typing import Any
 
 import grpc
-from driveflow.tracking.v1 import tracking_pb2 as pb
 
+from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs import calls, errors, interceptors
 from libs.errors import DomainError, InvalidArgument, OutOfRange
 from libs.orgs import Orgs

@@ -455,7 +455,7 @@ class Writer:
         return [self._states[key][0] for key in trips.keys]
 
     async def _months_reread_lately(self) -> Months:
-        """A month may have been made a moment ago, but a gateway that is wrong asks all the time."""
+        """A month may be new; but a gateway that is wrong would have it asked all the time."""
         if time.monotonic() - self._months_read_at > STATE_FRESH_S:
             return await self.reread_months()
         return self._months
