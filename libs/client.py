@@ -124,7 +124,8 @@ class Refusal:
     """Set when the service says that the same call may succeed then."""
 
     def __str__(self) -> str:
-        wrong = "; ".join(f"{path}: {what}" for path, what in self.fields)
+        each = (f"{path}: {what}" for path, what in self.fields)
+        wrong = "; ".join(sentence for sentence in each if sentence not in self.message)
         sentence = f"{self.message} ({wrong})" if wrong else self.message
         return f"{self.reason or self.code.name}: {sentence}"
 

@@ -6,7 +6,6 @@ tokens. Spans and metrics cost nothing until `configure` is given an exporter.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
@@ -15,11 +14,11 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import psycopg
-from opentelemetry import context as otel_context
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -34,6 +33,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import start_http_server
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
+from pythonjsonlogger.json import JsonFormatter
 
 from libs import calls
 
@@ -290,39 +290,33 @@ def _prometheus(listen: str) -> Any:
 # --- logs --------------------------------------------------------------------------------------
 
 
-class _JsonLines(logging.Formatter):
-    """One JSON object a line."""
+class _JsonLines(JsonFormatter):
+    """One JSON object a line, with what is known of the call under way."""
 
     def __init__(self, service: str) -> None:
-        super().__init__()
-        self._service = service
+        super().__init__(
+            "{message}{levelname}{name}",
+            style="{",
+            static_fields={"service": service},
+            rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
+        )
 
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "service": self._service,
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        log_data["time"] = datetime.fromtimestamp(record.created, UTC).isoformat(
+            "T", "milliseconds"
+        )
+        super().add_fields(log_data, record, message_dict)
         call = calls.current()
         if call is not None:
-            line["request_id"] = call.request_id
-        trace_id = trace.get_current_span(otel_context.get_current()).get_span_context().trace_id
+            log_data["request_id"] = call.request_id
+        trace_id = trace.get_current_span().get_span_context().trace_id
         if trace_id:
-            line["trace_id"] = f"{trace_id:032x}"
-        line.update(_extra(record))
-        if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = describe(record.exc_info[1])
-        return json.dumps(line, default=str)
+            log_data["trace_id"] = f"{trace_id:032x}"
 
-
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    def formatException(self, ei: Any) -> Any:  # noqa: N802 (the base class names it)
+        return describe(ei[1])
 
 
 def _configure_logs(service: str, level: str) -> None:

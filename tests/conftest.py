@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import postgres
 from tests.postgres import Database, Server
+from tests.serving import Tracking, serving
 
 
 def pytest_report_header() -> str:
@@ -42,3 +44,10 @@ def crashable_database() -> Iterator[Database]:
     """A database on a server of the test's own: `crashable_database.server.embedded.kill9()`."""
     with postgres.embedded_server() as server:
         yield postgres.make_template(server)
+
+
+@pytest.fixture
+async def tracking(database: Database, tmp_path: Path) -> AsyncIterator[Tracking]:
+    """The tracking service in this process, with a clock that the test may move."""
+    async with serving(database, tmp_path) as running:
+        yield running

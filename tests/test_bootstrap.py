@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 from psycopg import sql
 
 from libs import bootstrap as roles
 from libs.bootstrap import BootstrapFailed, bootstrap, passwords, unexpected_powers
-from tests.postgres import PASSWORDS, Database
+from tests.postgres import PASSWORDS, Database, copied
 
 SERVICES = ("booking", "payments", "tracking", "monitor")
 BYPASS_RLS = {"tracking_ingest", "booking_reporting", "migrator"}
@@ -20,8 +22,15 @@ MEMBERSHIPS = {
     "tracking_maintenance": {"tracking_owner": (True, False)},
     "monitor": {"pg_monitor": (True, False), "pg_signal_backend": (True, False)},
     "ops": {"pg_monitor": (True, False)},
-    "migrator": {role: (True, True) for role in NO_LOGINS},
+    "migrator": dict.fromkeys(NO_LOGINS, (True, True)),
 }
+
+
+@pytest.fixture(scope="module")
+def prepared(template: Database) -> Iterator[Database]:
+    """A database for tests that change nothing."""
+    with copied(template) as database:
+        yield database
 
 
 def snapshot(database: Database) -> list[tuple[object, ...]]:
@@ -44,8 +53,8 @@ def run(database: Database, role: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def test_roles_have_exactly_the_attributes_of_the_design(database: Database) -> None:
-    with psycopg.connect(database.admin_dsn) as admin:
+def test_roles_have_exactly_the_attributes_of_the_design(prepared: Database) -> None:
+    with psycopg.connect(prepared.admin_dsn) as admin:
         found = admin.execute(
             "SELECT rolname, rolcanlogin, rolbypassrls, rolsuper OR rolcreatedb OR rolcreaterole"
             " OR rolreplication FROM pg_roles WHERE rolname = ANY(%s)",
@@ -56,9 +65,9 @@ def test_roles_have_exactly_the_attributes_of_the_design(database: Database) -> 
     )
 
 
-def test_memberships_are_exactly_those_of_the_design(database: Database) -> None:
+def test_memberships_are_exactly_those_of_the_design(prepared: Database) -> None:
     found: dict[str, dict[str, tuple[bool, bool]]] = {}
-    with psycopg.connect(database.admin_dsn) as admin:
+    with psycopg.connect(prepared.admin_dsn) as admin:
         for member, role, inherit, become, admin_option in admin.execute(
             "SELECT member::regrole::text, roleid::regrole::text, inherit_option, set_option,"
             " admin_option FROM pg_auth_members WHERE member::regrole::text = ANY(%s)",
@@ -69,8 +78,8 @@ def test_memberships_are_exactly_those_of_the_design(database: Database) -> None
     assert found == MEMBERSHIPS
 
 
-def test_passwords_are_kept_as_scram_verifiers(database: Database) -> None:
-    with psycopg.connect(database.admin_dsn) as admin:
+def test_passwords_are_kept_as_scram_verifiers(prepared: Database) -> None:
+    with psycopg.connect(prepared.admin_dsn) as admin:
         rows = admin.execute(
             "SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY(%s)",
             [[*LOGINS, *NO_LOGINS]],
@@ -80,8 +89,8 @@ def test_passwords_are_kept_as_scram_verifiers(database: Database) -> None:
 
 
 @pytest.mark.parametrize("role", [*SERVICES, "tracking_ingest"])
-def test_a_service_role_is_bounded_in_time(database: Database, role: str) -> None:
-    with psycopg.connect(database.dsn(role)) as connection:
+def test_a_service_role_is_bounded_in_time(prepared: Database, role: str) -> None:
+    with psycopg.connect(prepared.dsn(role)) as connection:
         limits = {
             name: connection.execute("SELECT current_setting(%s)", [name]).fetchone()
             for name in roles.SERVICE_LIMITS
@@ -154,28 +163,28 @@ def test_a_role_with_too_much_power_is_named(database: Database) -> None:
         ("migrator", "ALTER ROLE tracking BYPASSRLS"),
     ],
 )
-def test_a_login_role_cannot(database: Database, role: str, statement: str) -> None:
+def test_a_login_role_cannot(prepared: Database, role: str, statement: str) -> None:
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        run(database, role, statement)
+        run(prepared, role, statement)
 
 
 @pytest.mark.parametrize("role", sorted(NO_LOGINS))
-def test_an_owner_cannot_log_in(database: Database, role: str) -> None:
-    dsn = psycopg.conninfo.make_conninfo(database.admin_dsn, user=role, password="any")
+def test_an_owner_cannot_log_in(prepared: Database, role: str) -> None:
+    dsn = psycopg.conninfo.make_conninfo(prepared.admin_dsn, user=role, password="any")
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(dsn)
 
 
-def test_only_three_roles_pass_row_level_security(database: Database) -> None:
-    with psycopg.connect(database.admin_dsn) as admin:
+def test_only_three_roles_pass_row_level_security(prepared: Database) -> None:
+    with psycopg.connect(prepared.admin_dsn) as admin:
         found = admin.execute(
             "SELECT rolname FROM pg_roles WHERE rolbypassrls AND NOT rolsuper"
         ).fetchall()
     assert {name for (name,) in found} == BYPASS_RLS
 
 
-def test_an_operator_sees_the_statistics_of_every_role(database: Database) -> None:
-    with psycopg.connect(database.dsn("ops")) as ops:
+def test_an_operator_sees_the_statistics_of_every_role(prepared: Database) -> None:
+    with psycopg.connect(prepared.dsn("ops")) as ops:
         row = ops.execute("SELECT count(*) FROM pg_stat_statements").fetchone()
     assert row is not None
 
@@ -187,13 +196,13 @@ def test_missing_passwords_are_named_all_at_once() -> None:
     assert missing == {roles.password_variable(role) for role in LOGINS - {"ops"}}
 
 
-def test_bootstrap_refuses_a_user_who_is_no_superuser(database: Database) -> None:
+def test_bootstrap_refuses_a_user_who_is_no_superuser(prepared: Database) -> None:
     # Connecting to another database than its own is all that this role may do there.
     with pytest.raises(BootstrapFailed, match="ops is no superuser"):
-        bootstrap(database.dsn("ops"), PASSWORDS, database.name)
+        bootstrap(prepared.dsn("ops"), PASSWORDS, prepared.name)
 
 
-def test_default_privileges_grant_nothing(database: Database) -> None:
-    with psycopg.connect(database.admin_dsn) as admin:
+def test_default_privileges_grant_nothing(prepared: Database) -> None:
+    with psycopg.connect(prepared.admin_dsn) as admin:
         row = admin.execute(sql.SQL("SELECT count(*) FROM pg_default_acl")).fetchone()
     assert row == (0,)

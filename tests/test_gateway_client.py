@@ -497,6 +497,15 @@ async def test_unavailable_is_retried_for_reads_and_not_for_writes(
     assert server.calls == 4
 
 
+def test_a_refusal_says_each_thing_once() -> None:
+    wrong = (("trip_id", "must be a UUID"), ("page_size", "must not be negative"))
+    refused = client.Refusal(
+        grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "trip_id: must be a UUID", fields=wrong
+    )
+    expected = "INVALID_REQUEST: trip_id: must be a UUID (page_size: must not be negative)"
+    assert str(refused) == expected
+
+
 def test_only_methods_without_side_effects_are_retried() -> None:
     (policy,) = client.service_config()["methodConfig"]
     retried = {name["method"] for name in policy["name"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -21,12 +20,12 @@ POLICY = 'CREATE POLICY org_only ON tracking."X" USING (true);\n'
 
 
 @pytest.fixture
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Migrations of the test's own instead of the services'."""
     monkeypatch.setattr(migrations, "SERVICES_FOLDER", tmp_path)
     folder = migrations.folder("monitor")
     folder.mkdir(parents=True)
-    yield folder
+    return folder
 
 
 @pytest.mark.parametrize("service", SERVICES)

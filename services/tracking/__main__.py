@@ -15,6 +15,7 @@ from libs.access import Verifier
 from libs.orgs import Orgs
 from libs.pages import Pages
 from libs.settings import Settings as CommonSettings
+from services.tracking.ingest.known import Known
 from services.tracking.ingest.writer import Writer
 from services.tracking.maintenance import Maintenance, connect
 from services.tracking.partitions import RUNWAY_DAYS, Partitions
@@ -53,11 +54,13 @@ async def build(
     maintenance_dsn = settings.maintenance_dsn.get_secret_value()
     summaries = Summaries(orgs, overspeed_kph=settings.overspeed_kph, clock=clock)
     partitions = Partitions(orgs, summaries, partial(connect, maintenance_dsn), clock)
-    writer = Writer(orgs, ingest_pool, summaries, clock)
+    known = Known(orgs, clock)
+    writer = Writer(orgs, ingest_pool, known, summaries)
     maintenance = Maintenance(orgs, partitions, summaries, maintenance_dsn, clock)
     servicer = TrackingServicer(
         orgs,
         writer,
+        known,
         summaries,
         partitions,
         Pages(settings.page_token_key.get_secret_value().encode()),

@@ -13,6 +13,7 @@ from services.tracking import store
 from services.tracking.ingest import copying, judging
 from services.tracking.ingest.decoding import NO_SPEED, NO_TIME
 from services.tracking.ingest.judging import Months, Rows
+from services.tracking.ingest.known import as_trip_id
 from services.tracking.model import NANOS_MAX, SECONDS_MAX, SECONDS_MIN, RejectedPoint
 
 REPLAY_MAX = 10_000
@@ -44,7 +45,7 @@ async def replay(
     )
     # A malformed track has no coordinates to judge.
     whole = [point for point in points if point.reason != "MALFORMED_TRACK"]
-    ids = {point.trip_id: _uuid(point.trip_id) for point in whole}
+    ids = {point.trip_id: as_trip_id(point.trip_id) for point in whole}
     known = await store.trip_windows(conn, org_id, [i for i in ids.values() if i is not None])
     states = {trip.id: judging.trip_state(trip, now) for trip in known}
     trips = {
@@ -95,10 +96,3 @@ def _time_us(point: RejectedPoint) -> int:
     if seconds is None or not SECONDS_MIN <= seconds <= SECONDS_MAX or not 0 <= nanos <= NANOS_MAX:
         return int(NO_TIME)
     return seconds * 1_000_000 + nanos // 1_000
-
-
-def _uuid(text: str | None) -> uuid.UUID | None:
-    try:
-        return uuid.UUID(text) if text and len(text) == 36 else None
-    except ValueError:
-        return None

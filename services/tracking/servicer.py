@@ -17,6 +17,7 @@ from libs.orgs import Orgs
 from libs.pages import Pages
 from services.tracking import drive, messages, model, rejected, store
 from services.tracking.ingest import session
+from services.tracking.ingest.known import Known
 from services.tracking.ingest.writer import Writer
 from services.tracking.model import MICROSECOND, Trip
 from services.tracking.partitions import Dropped, Partitions
@@ -33,6 +34,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         self,
         orgs: Orgs,
         writer: Writer,
+        known: Known,
         summaries: Summaries,
         partitions: Partitions,
         page_tokens: Pages,
@@ -42,6 +44,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     ) -> None:
         self._orgs = orgs
         self._writer = writer
+        self._known = known
         self._summaries = summaries
         self._partitions = partitions
         self._pages = page_tokens
@@ -97,15 +100,15 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def _ensure_months(self, started_at: datetime) -> None:
         """The months of a trip that starts now are made; those of an old one must be there."""
         window = model.window(started_at, None)
-        known = await self._writer.months()
+        known = await self._known.months()
         wanted = model.months(window.start, model.next_month(started_at))
         if all(month in known for month in wanted):
             return
         if started_at >= model.next_month(self._clock(), -1):
             await self._partitions.ensure(window.start, model.next_month(started_at))
-            await self._writer.reread_months()
+            await self._known.reread_months()
             return
-        known = await self._writer.reread_months()
+        known = await self._known.reread_months()
         if started_at not in known:
             raise model.no_partition(started_at)
 
@@ -222,7 +225,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         self, request: pb.ReplayRejectedPointsRequest, context: Context
     ) -> pb.ReplayRejectedPointsResponse:
         org_id = calls.caller().org
-        months = await self._writer.reread_months()
+        months = await self._known.reread_months()
         async with self._orgs.write(org_id) as conn:
             outcome = await rejected.replay(
                 conn,
@@ -391,7 +394,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         model.check_partition_start(start, now)
         end = model.next_month(now, request.months_ahead)
         created = await self._partitions.ensure(start, end, dry_run=request.dry_run)
-        await self._writer.reread_months()
+        await self._known.reread_months()
         if created and not request.dry_run:
             await self._record_platform("ensure_partitions", {"created": created})
         return pb.EnsurePartitionsResponse(created=created, dry_run=request.dry_run)
@@ -401,7 +404,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     ) -> pb.ApplyRetentionResponse:
         before = messages.time(request, "before") or model.EPOCH
         dropped = await self._partitions.drop_before(before, dry_run=request.dry_run)
-        await self._writer.reread_months()
+        await self._known.reread_months()
         if dropped and not request.dry_run:
             names = [month.partition.name for month in dropped]
             await self._record_platform("apply_retention", {"dropped": names})

@@ -1,131 +1,25 @@
-"""A tracking service on a database of the test's own, spoken to through real stubs."""
+"""What tests of the tracking service use; the fixture `tracking` is every test's."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from uuid import UUID, uuid4
+from tests.serving import (
+    OTHER_SCHOOL,
+    SCHOOL,
+    Clock,
+    Tracking,
+    at,
+    points,
+    settings,
+    until_serving,
+)
 
-import pytest
-from driveflow.tracking.v1 import tracking_pb2 as pb
-from driveflow.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
-from google.protobuf.timestamp_pb2 import Timestamp
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from libs import issuer
-from libs.client import Connection
-from services.tracking.__main__ import Settings, build
-from tests.postgres import Database
-
-SCHOOL = UUID("0a000000-0000-7000-8000-000000000001")
-OTHER_SCHOOL = UUID("0b000000-0000-7000-8000-000000000002")
-
-
-@dataclass
-class Clock:
-    """The service's clock: the real one, moved by `ahead`."""
-
-    ahead: timedelta = timedelta(0)
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
-
-    def set(self, moment: datetime) -> None:
-        self.ahead = moment - datetime.now(UTC)
-
-
-@dataclass
-class Tracking:
-    """A running tracking service and what a test says to it."""
-
-    address: str
-    database: Database
-    key: str
-    clock: Clock
-    connections: AsyncExitStack
-    upload_id: UUID = field(default_factory=uuid4)
-
-    def token(
-        self,
-        org_id: UUID | None = SCHOOL,
-        scopes: tuple[str, ...] = issuer.TENANT_SCOPES,
-        subject: str = "gateway-1",
-        ttl: timedelta = timedelta(minutes=5),
-    ) -> str:
-        return issuer.sign(self.key, subject=subject, scopes=scopes, org_id=org_id, ttl=ttl)
-
-    @property
-    def ops_token(self) -> str:
-        return self.token(None, issuer.OPS_SCOPES, "operator")
-
-    def connect(self, token: str | None) -> Connection:
-        """A connection of its own, closed with the test."""
-        connection = Connection(self.address, token)
-        self.connections.push_async_callback(connection.close)
-        return connection
-
-    def stub(self, token: str | None = None) -> TrackingServiceStub:
-        """The stub of the demo school, or of whoever the token names."""
-        return self.connect(token or self.token()).tracking
-
-    async def start_trip(self, stub: TrackingServiceStub | None = None) -> pb.Trip:
-        return await (stub or self.stub()).StartTrip(pb.StartTripRequest())
-
-
-@pytest.fixture
-async def tracking(database: Database, tmp_path: Path) -> AsyncIterator[Tracking]:
-    """The service in this process, with a clock that the test may move."""
-    key = issuer.new_key()
-    (tmp_path / "jwks.json").write_text(issuer.jwks(key))
-    clock = Clock()
-    async with AsyncExitStack() as stack, AsyncExitStack() as connections:
-        server = await build(settings(database, tmp_path), stack, clock)
-        await server.start()
-        stack.push_async_callback(server.drain)
-        running = Tracking(f"127.0.0.1:{server.port}", database, key, clock, connections)
-        await until_serving(running)
-        yield running
-
-
-def settings(database: Database, folder: Path, **overrides: object) -> Settings:
-    return Settings(
-        **{
-            "listen": "127.0.0.1:0",
-            "dsn": database.dsn("tracking"),
-            "ingest_dsn": database.dsn("tracking_ingest"),
-            "maintenance_dsn": database.dsn("tracking_maintenance"),
-            "jwks": str(folder / "jwks.json"),
-            "page_token_key": "test" * 16,
-            "drain_s": 2.0,
-            **overrides,
-        }
-    )
-
-
-async def until_serving(running: Tracking) -> None:
-    health = health_pb2_grpc.HealthStub(running.connect(None).channel)
-    async for answer in health.Watch(health_pb2.HealthCheckRequest()):
-        if answer.status == health_pb2.HealthCheckResponse.SERVING:
-            return
-
-
-def at(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
-
-
-def points(start: datetime, count: int, step: timedelta = timedelta(seconds=1)) -> list[pb.TripPoint]:
-    """A drive to the north-east."""
-    return [
-        pb.TripPoint(
-            time=at(start + step * place),
-            lat=52.5 + place * 1e-4,
-            lng=13.4 + place * 1e-4,
-            speed_kph=36.0,
-        )
-        for place in range(count)
-    ]
+__all__ = [
+    "OTHER_SCHOOL",
+    "SCHOOL",
+    "Clock",
+    "Tracking",
+    "at",
+    "points",
+    "settings",
+    "until_serving",
+]

@@ -97,6 +97,15 @@ async def test_a_month_without_partition_is_said_with_what_to_run(
     assert done.code == 1
 
 
+async def test_an_operators_token_that_is_refused_is_told_from_the_schools(
+    driveflow: Driveflow, old_drive: Path
+) -> None:
+    done = await driveflow("import-gpx", old_drive, DRIVEFLOW_OPS_TOKEN="bad")
+    assert "the partition of 2019-05 can't be made: TOKEN_INVALID" in done.stderr
+    assert "check --ops-token or DRIVEFLOW_OPS_TOKEN" in done.stderr
+    assert done.code == 1
+
+
 async def test_an_imported_drive_keeps_its_times_and_names_its_rejected_points(
     driveflow: Driveflow, ops: dict[str, str], old_drive: Path
 ) -> None:

@@ -136,9 +136,15 @@ class Trips:
                 f'\'{{"from_month": "{month}-01T00:00:00Z"}}\' {self._address} '
                 "driveflow.tracking.v1.TrackingService/EnsurePartitions"
             )
+        request = pb.EnsurePartitionsRequest(from_month=timestamp(start_us))
         async with Connection(self._address, self._ops_token) as operator:
-            request = pb.EnsurePartitionsRequest(from_month=timestamp(start_us))
-            await operator.tracking.EnsurePartitions(request, timeout=PARTITIONS_TIMEOUT_S)
+            try:
+                await operator.tracking.EnsurePartitions(request, timeout=PARTITIONS_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise CommandFailed(
+                    f"the partition of {month} can't be made: {refusal(error)}; "
+                    "check --ops-token or DRIVEFLOW_OPS_TOKEN"
+                ) from error
 
 
 def timestamp(time_us: int) -> Timestamp:

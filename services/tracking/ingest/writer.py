@@ -18,20 +18,20 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 from psycopg import errors as pg
 
-from libs import errors, orgs, telemetry
+from libs import errors, telemetry
 from libs.errors import Aborted, DomainError
 from libs.orgs import Orgs
 from libs.pooling import Connection, Pool, connection
 from services.tracking import store
 from services.tracking.ingest import copying, decoding, judging
 from services.tracking.ingest.decoding import Batch
-from services.tracking.ingest.judging import CODE, REASONS, Months, Rows, Trips, TripState
+from services.tracking.ingest.judging import CODE, REASONS, Rows, Trips, TripState
+from services.tracking.ingest.known import Known
 from services.tracking.model import REJECTED_PER_DAY_MAX, RejectedPoint
 from services.tracking.summaries import Summaries
 
@@ -42,9 +42,6 @@ SLOW_FLUSH_ROWS_MAX = 2_000
 QUEUE_ROWS_MAX = 100_000
 UPLOAD_ROWS_MAX = 20_000
 """Rows of one upload that may wait; then its stream is not read on, and HTTP/2 holds it back."""
-STATE_FRESH_S = 1.0
-STATES_MAX = 100_000
-MONTHS_FRESH_S = 60.0
 SLOW_REST_FACTOR = 4.0
 """While the fast lane has work, the slow lane rests so many times as long as it worked."""
 CLEAN_FLUSHES_TO_LEAVE = 10
@@ -124,13 +121,13 @@ class Writer:
         self,
         tenants: Orgs,
         ingest_pool: Pool,
+        known: Known,
         summaries: Summaries,
-        clock: Callable[[], datetime],
     ) -> None:
         self._orgs = tenants
         self._pool = ingest_pool
+        self._known = known
         self._summaries = summaries
-        self._clock = clock
         self._fast: deque[Batch] = deque()
         self._slow: deque[Batch] = deque()
         self._arrived = asyncio.Event()
@@ -138,9 +135,6 @@ class Writer:
         self._room = asyncio.Event()
         self._queued = 0
         self._rows_per_s = 50_000.0
-        self._months = Months([])
-        self._months_read_at = float("-inf")
-        self._states: dict[tuple[uuid.UUID, str], tuple[TripState, float]] = {}
         self._open: dict[Key, OpenedUpload] = {}
         self._lanes: list[asyncio.Task[None]] = []
         self._points = telemetry.counter(
@@ -194,20 +188,6 @@ class Writer:
         if waiting_s < 0.5:
             return 0, 100
         return min(30_000, int(waiting_s * 1_000)), 1_000 if waiting_s > 2 else 500
-
-    async def months(self) -> Months:
-        """The months with a partition, at most a minute old."""
-        if time.monotonic() - self._months_read_at > MONTHS_FRESH_S:
-            return await self.reread_months()
-        return self._months
-
-    async def reread_months(self) -> Months:
-        """The months with a partition, as the catalog says now."""
-        async with connection(self._orgs.pool) as conn:
-            partitions = await store.list_partitions(conn)
-        self._months = Months([p for p in partitions if not p.detaching])
-        self._months_read_at = time.monotonic()
-        return self._months
 
     # --- the lanes ---
 
@@ -292,7 +272,7 @@ class Writer:
                         upload.fail(superseded())
                 except pg.CheckViolation:
                     # A month went between the judging and the copying.
-                    await self.reread_months()
+                    await self._known.reread_months()
                 left = [b for b in left if b.sequence > b.upload.durable_through]
             raise errors.Unavailable("CONFLICT", "The flush did not settle.", retry_after_s=1)
         except Exception as error:  # noqa: BLE001 (the lane must live; the streams are told)
@@ -326,11 +306,11 @@ class Writer:
         store_flush: Callable[[_Flush, Sequence[OpenedUpload]], Awaitable[None]],
     ) -> None:
         trips = Trips.of(batches)
-        states = await self._trip_states(trips)
+        states = await self._known.trips(trips)
         rows = judging.assemble(batches, trips)
-        verdicts = judging.judge(rows, states, await self.months())
+        verdicts = judging.judge(rows, states, await self._known.months())
         if verdicts is not None and (verdicts == CODE["NO_PARTITION"]).any():
-            verdicts = judging.judge(rows, states, await self._months_reread_lately())
+            verdicts = judging.judge(rows, states, await self._known.months_of_late())
         rejected: dict[OpenedUpload, list[RejectedPoint]] = {}
         if verdicts is not None:
             rejected = _rejected(batches, rows, verdicts)
@@ -440,59 +420,9 @@ class Writer:
                 if kept:
                     await store.reject_points(conn, upload.key, points[:kept])
 
-    # --- what is known of trips and months ---
-
-    async def _trip_states(self, trips: Trips) -> list[TripState]:
-        """The trips' states, at most a second old."""
-        fresh = time.monotonic() - STATE_FRESH_S
-        old = [
-            key
-            for key in trips.keys
-            if (known := self._states.get(key)) is None or known[1] < fresh
-        ]
-        if old:
-            await self._read_states(old)
-        return [self._states[key][0] for key in trips.keys]
-
-    async def _months_reread_lately(self) -> Months:
-        """A month may be new; but a gateway that is wrong would have it asked all the time."""
-        if time.monotonic() - self._months_read_at > STATE_FRESH_S:
-            return await self.reread_months()
-        return self._months
-
-    async def _read_states(self, keys: Sequence[tuple[uuid.UUID, str]]) -> None:
-        if len(self._states) + len(keys) > STATES_MAX:
-            self._states.clear()
-        wanted: dict[uuid.UUID, dict[str, uuid.UUID]] = {}
-        read_at = time.monotonic()
-        for org_id, text in keys:
-            self._states[org_id, text] = (judging.UNKNOWN, read_at)
-            trip_id = _uuid(text)
-            if trip_id is not None:
-                wanted.setdefault(org_id, {})[text] = trip_id
-        now = self._clock()
-        async with connection(self._orgs.pool) as conn, conn.pipeline():
-            for org_id, ids in wanted.items():
-                await orgs.rescope(conn, org_id)
-                rows = await store.trip_windows(conn, org_id, list(set(ids.values())))
-                states = {row.id: judging.trip_state(row, now) for row in rows}
-                for text, trip_id in ids.items():
-                    state = states.get(trip_id, judging.UNKNOWN)
-                    self._states[org_id, text] = (state, read_at)
-
 
 def _uploads(batches: Iterable[Batch]) -> list[OpenedUpload]:
     return list(dict.fromkeys(batch.upload for batch in batches))
-
-
-def _uuid(text: str) -> uuid.UUID | None:
-    """A trip id as it is sent; None when it can't be one."""
-    if len(text) != 36:
-        return None
-    try:
-        return uuid.UUID(text)
-    except ValueError:
-        return None
 
 
 def _rejected(
