@@ -46,5 +46,5 @@ VALUES (%(org_id)s::uuid, %(aggregate_type)s::text, %(aggregate_id)s::uuid,
 INSERT INTO "Tenant" ("orgId") VALUES (%(org_id)s::uuid) ON CONFLICT ("orgId") DO NOTHING;
 
 -- name: list_tenants
--- platform: ids of the active schools, for sweeps that then work school by school.
-SELECT "orgId" FROM "Tenant" WHERE active ORDER BY "orgId";
+-- platform: ids of all schools, for work that then goes school by school; suspended ones too.
+SELECT "orgId" FROM "Tenant" ORDER BY "orgId";

@@ -1,14 +1,9 @@
-import time, logging
-async def test_a(tracking, caplog):
-    t=time.monotonic()
-    import libs.server as s
+import time, asyncio
+async def test_a(tracking):
     await tracking.connections.aclose()
-    print("conn", time.monotonic()-t)
     srv=tracking.server
-    srv._watch.cancel()
-    await srv._health.enter_graceful_shutdown()
-    print("h", time.monotonic()-t)
-    await srv._streams.drain(2)
-    print("d", time.monotonic()-t)
-    await srv._server.stop(2)
-    print("stop", time.monotonic()-t)
+    for i in range(3):
+        print(i, srv._streams._live, len(asyncio.all_tasks()))
+        await asyncio.sleep(0.3)
+    for t in asyncio.all_tasks():
+        print(t.get_coro().__qualname__); t.print_stack(limit=3)

@@ -113,7 +113,7 @@ class Partitions:
             await conn.execute('ANALYZE tracking."TripPoint"')
 
     async def tenants(self) -> list[uuid.UUID]:
-        """The active schools."""
+        """All schools that have had a trip."""
         async with connection(self._orgs.pool) as conn:
             rows = await (await conn.execute(SHARED.list_tenants)).fetchall()
         return [row[0] for row in rows]

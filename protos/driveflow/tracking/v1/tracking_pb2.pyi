@@ -243,7 +243,7 @@ class TripSummary(_message.Message):
     max_speed_kph: _builtins.float
     """Highest speed: the recorded one, or the one between two points where none was recorded."""
     avg_speed_kph: _builtins.float
-    """distance_meters over moving_seconds."""
+    """distance_meters over moving_seconds, never above max_speed_kph; 0 without movement."""
     route: _builtins.str
     """The route simplified to 5 m, as a Google encoded polyline of precision 6."""
     points_hash: _builtins.str
@@ -288,7 +288,7 @@ class BoundingBox(_message.Message):
     min_lat: _builtins.float
     """Southern edge."""
     min_lng: _builtins.float
-    """Western edge."""
+    """Western edge; greater than max_lng when the box crosses the antimeridian."""
     max_lat: _builtins.float
     """Northern edge."""
     max_lng: _builtins.float
