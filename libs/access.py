@@ -26,6 +26,9 @@ NIL_ORG = uuid.UUID(int=0)
 VERIFIED_MAX_S = 60
 VERIFIED_MAX_TOKENS = 10_000
 JWKS_REFRESH_S = 30.0
+JWKS_FRESH_S = 300.0
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError)
+"""What reading keys raises when their file or URL is not there or is no JWKS."""
 
 
 class AccessUndeclared(Exception):
@@ -72,7 +75,8 @@ class Verifier:
     """Turns tokens into callers.
 
     Keys are read from a JWKS file or URL and read again, at most every 30 s, when a token names
-    a key that is not among them. Verified tokens are remembered for up to 60 s.
+    a key that is not among them, and every 5 minutes, so that a key taken away stops counting.
+    Verified tokens are remembered for up to 60 s.
     """
 
     def __init__(self, jwks: str, *, issuer: str, audience: str) -> None:
@@ -101,7 +105,7 @@ class Verifier:
         return caller
 
     async def load(self) -> None:
-        """Read the keys; raises what reading raises. Called once before serving."""
+        """Read the keys; raises one of UNREADABLE. Called once before serving."""
         text = await asyncio.to_thread(self._fetch)
         keys = [jwt.PyJWK(entry) for entry in json.loads(text)["keys"]]
         self._keys = {key.key_id: key for key in keys if key.key_id}
@@ -126,7 +130,7 @@ class Verifier:
 
     async def _key(self, header: dict[str, Any]) -> jwt.PyJWK:
         kid = header.get("kid")
-        if kid not in self._keys:
+        if kid not in self._keys or time.monotonic() - self._read_at > JWKS_FRESH_S:
             await self._reload()
         key = self._keys.get(kid) if isinstance(kid, str) else None
         # The algorithm is the key's, never the token's choice.
@@ -142,7 +146,7 @@ class Verifier:
                 return
             try:
                 await self.load()
-            except (OSError, ValueError, KeyError, jwt.PyJWTError):
+            except UNREADABLE:
                 self._read_at = time.monotonic()
 
     def _fetch(self) -> str:
@@ -159,7 +163,7 @@ def _caller(claims: dict[str, Any]) -> Caller:
     if org_id == NIL_ORG:
         raise ValueError("the nil UUID names the platform, not a school")
     subject = claims["sub"]
-    if not subject or len(subject) > 200:
+    if not subject or len(subject) > 200 or not subject.isprintable():
         raise ValueError("sub")
     return Caller(
         subject=subject,

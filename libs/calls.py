@@ -8,7 +8,7 @@ import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from libs.errors import DomainError, Unauthenticated
+from libs.errors import DomainError, PermissionDenied, Unauthenticated
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Caller:
     def org(self) -> uuid.UUID:
         """The caller's school; methods that reach one are refused before without it."""
         if self.org_id is None:
-            raise Unauthenticated("ORG_REQUIRED", "The token names no school.")
+            raise PermissionDenied("ORG_REQUIRED", "The token names no school.")
         return self.org_id
 
 

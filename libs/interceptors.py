@@ -198,6 +198,8 @@ class Chain:
             timers = self._timers(stream, call)
             self.streams.add(stream)
             work = asyncio.ensure_future(inner(request, context))
+            # Not in `finally` below: the peer's end may cancel this handler a second time there.
+            work.add_done_callback(lambda _: self.streams.discard(stream))
             try:
                 await _settled(work, stream)
                 return await work
@@ -206,7 +208,6 @@ class Chain:
                     timer.cancel()
                 work.cancel()
                 await asyncio.wait({work})
-                self.streams.discard(stream)
 
         return handler
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
@@ -17,6 +18,8 @@ Connection = AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
 STATEMENT_TIMEOUT_MS = 5_000
+RECONNECT_S = 3.0
+"""A lost connection is tried again so long, then by the next caller: pauses never grow over 2 s."""
 SESSION = {
     "statement_timeout": STATEMENT_TIMEOUT_MS,
     "lock_timeout": 2_000,
@@ -39,6 +42,19 @@ def create(
     max_size: int | None = None,
 ) -> Pool:
     """A pool of autocommit connections, not yet open. `name` is also its application_name."""
+    healing: asyncio.Task[None] | None = None
+
+    async def check(conn: Connection) -> None:
+        nonlocal healing
+        try:
+            await AsyncConnectionPool.check_connection(conn)
+        except psycopg.OperationalError:
+            # It seldom dies alone, and each caller would look at two or three in its whole wait:
+            # a pool of twenty dead ones would take that many calls to heal.
+            if healing is None or healing.done():
+                healing = asyncio.create_task(pool.check())
+            raise
+
     pool: Pool = AsyncConnectionPool(
         dsn,
         kwargs={
@@ -59,9 +75,9 @@ def create(
         max_waiting=settings.pool_max_waiting,
         max_lifetime=1_800,
         max_idle=300,
-        reconnect_timeout=60,
+        reconnect_timeout=RECONNECT_S,
         num_workers=3,
-        check=AsyncConnectionPool.check_connection,
+        check=check,
         open=False,
     )
     telemetry.watch_pool(pool)

@@ -8,11 +8,12 @@ server. DRIVEFLOW_TEST_BACKEND=docker insists on the container.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,11 +124,20 @@ def drop(database: Database) -> None:
     _administer(database.server, "DROP DATABASE IF EXISTS {} WITH (FORCE)", database.name)
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
+def free_port(more: Iterable[int] = ()) -> int:
+    """A TCP port that nobody listens on, nor on those that lie `more` above it.
+
+    Below the range from which the system gives ports to clients, so that it stays free.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        if all(_is_free(port + offset) for offset in (0, *more)):
+            return port
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _administer(server: Server, statement: str, *names: str) -> None:

@@ -30,6 +30,7 @@ from tests.postgres import free_port
 
 PARTS = ("dev", "libs", "services", "protos", "deploy")
 TIMEOUT_S = 120
+PORTS = [*range(1, 5), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,13 @@ class Dev:
             text=True,
         )
         assert process.stderr is not None
-        assert any("Ctrl-C stops it" in line for line in process.stderr)
-        return process
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if "Ctrl-C stops it" in line:
+                return process
+        process.communicate()
+        pytest.fail("".join(said))
 
     def exports(self) -> dict[str, str]:
         lines = self.run("env").stdout.splitlines()
@@ -92,20 +98,6 @@ def environment() -> dict[str, str]:
     """The caller's, without what points to another stack; nothing is installed."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("DRIVEFLOW_")}
     return ours | {"DRIVEFLOW_VENV": sys.prefix}
-
-
-def free_ports() -> int:
-    """The first of a stack's ports, all of them free."""
-    offsets = [*range(5), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
-    while True:
-        base = free_port()
-        try:
-            for offset in offsets:
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", base + offset))
-        except (OSError, OverflowError):
-            continue
-        return base
 
 
 def remove(dev: Dev) -> None:
@@ -131,7 +123,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(checkout: Path) -> Iterator[Dev]:
     """A stack that is up; tests leave it so."""
-    dev = Dev(checkout, ".driveflow", free_ports())
+    dev = Dev(checkout, ".driveflow", free_port(PORTS))
     started = dev.up("--detach")
     assert started.returncode == 0, started.stderr
     yield dev
@@ -141,7 +133,7 @@ def running(checkout: Path) -> Iterator[Dev]:
 @pytest.fixture
 def other(checkout: Path) -> Iterator[Dev]:
     """A second stack, not started."""
-    dev = Dev(checkout, "another one", free_ports())
+    dev = Dev(checkout, "another one", free_port(PORTS))
     yield dev
     remove(dev)
     shutil.rmtree(dev.data, ignore_errors=True)
@@ -290,11 +282,12 @@ def test_a_folder_too_long_for_a_socket_is_no_hindrance() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="is an ordinary user")
 def test_an_ordinary_user_can_do_it_too() -> None:
     nobody = pwd.getpwnam("nobody")
-    if not all(folder.stat().st_mode & 0o001 for folder in (*ROOT.parents, Path(sys.prefix))):
-        pytest.skip("an ordinary user can't enter this checkout")
+    python = Path(sys.executable).resolve()
+    if not all(path.stat().st_mode & 0o001 for path in (*ROOT.parents, python, *python.parents)):
+        pytest.skip("an ordinary user can't enter this checkout or its Python")
     folder = Path(tempfile.mkdtemp())
     os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-    dev = Dev(ROOT, str(folder / "data"), free_ports())
+    dev = Dev(ROOT, str(folder / "data"), free_port(PORTS))
     try:
         for command in (
             dev.command("up", "--detach", "--port-base", str(dev.port_base)),

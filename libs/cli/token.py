@@ -47,9 +47,7 @@ def token(
     ops: Annotated[bool, typer.Option("--ops", help="An operator's: monitor:read, ops:write.")] = (
         False
     ),
-    ttl: Annotated[
-        timedelta, typer.Option(parser=duration, metavar="30s|5m|12h|30d", help="Lifetime.")
-    ] = timedelta(hours=12),
+    ttl: Annotated[str, typer.Option(metavar="30s|5m|12h|30d", help="Lifetime.")] = "12h",
 ) -> None:
     """Print a token, signed with the local issuer's key."""
     typer.echo(
@@ -57,7 +55,7 @@ def token(
             key.read_text(),
             subject=subject,
             scopes=scope or (issuer.OPS_SCOPES if ops else issuer.TENANT_SCOPES),
-            ttl=ttl,
+            ttl=duration(ttl),
             org_id=org if ops or org else issuer.DEMO_ORG,
             issuer=os.environ.get("DRIVEFLOW_TOKEN_ISSUER", issuer.ISSUER),
             audience=os.environ.get("DRIVEFLOW_TOKEN_AUDIENCE", issuer.AUDIENCE),

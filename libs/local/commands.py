@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import sysconfig
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from libs.migrations.lint import lint
 
 DATA = ROOT / ".driveflow"
 WATCH_S = 0.5
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,18 +49,15 @@ def up(options: argparse.Namespace) -> int:
         say("runs already")
         print(_summary(stack))
         return 0
-    try:
-        with stack.locked():
+    with stack.locked():
+        try:
             stack.stop()  # what a crashed one left
             stack.start(options.port_base)
             print(_summary(stack), flush=True)
-            if options.detach:
-                return 0
-            say("Ctrl-C stops it")
-            return _stay(stack)
-    except KeyboardInterrupt:
-        say("stopped")
-        return 130
+            return 0 if options.detach else _stay(stack)
+        except KeyboardInterrupt:
+            stack.stop()
+            return INTERRUPTED
 
 
 def down(options: argparse.Namespace) -> int:
@@ -166,13 +164,17 @@ def _migrations_are_sound() -> None:
 
 def _stay(stack: Stack) -> int:
     """Until Ctrl-C, SIGTERM or the end of a service; then nothing is left running."""
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    say("Ctrl-C stops it")
     try:
-        while True:
-            time.sleep(WATCH_S)
+        while not told.wait(WATCH_S):
             stack.check_alive()
     finally:
         say("stopping")
         stack.stop()
+    return INTERRUPTED
 
 
 def _summary(stack: Stack) -> str:

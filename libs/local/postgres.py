@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -27,6 +28,14 @@ START_TIMEOUT_S = 60
 SOCKET_FOLDER_BYTES_MAX = 91
 # PostgreSQL refuses to run as root; the first of these that exists runs it instead.
 SERVER_USERS = ("postgres", "nobody")
+# Becomes the program argv[3:] as user argv[1] of group argv[2].
+_AS_USER = """
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[1]))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class PostgresFailed(Exception):
@@ -162,20 +171,22 @@ class EmbeddedPostgres:
             os.chown(path, self._user.pw_uid, self._user.pw_gid)
 
     def _run(self, program: str, *arguments: str) -> None:
-        identity: dict[str, object] = {}
+        command = [str(_binaries(self._user) / program), *arguments]
         if self._user is not None:
-            identity = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+            # subprocess itself would fork to change the user, and gRPC's fork handlers crash such
+            # a child of a process with live channels; without that it does not fork but vfork.
+            user, group = str(self._user.pw_uid), str(self._user.pw_gid)
+            command = [sys.executable, "-ISc", _AS_USER, user, group, *command]
         # Output goes to a file: a pipe would stay open in the server and never end.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(
-                [_binaries(self._user) / program, *arguments],
+                command,
                 cwd="/",
                 env={"LC_ALL": "C", "PATH": os.defpath},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 check=False,
-                **identity,  # type: ignore[call-overload]
             )
             output.seek(0)
             if done.returncode:

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,8 @@ class Stack:
     """The stack in a data folder, running or not."""
 
     data: Path
+    children: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """The services that this object has started."""
 
     @cached_property
     def port_base(self) -> int:
@@ -163,7 +165,9 @@ class Stack:
 
     def stop(self) -> None:
         """Stop the services, then the database, and return when all are gone."""
-        leftovers = self.processes()
+        # Its own are known at once; a process that has just begun has no environment yet.
+        own = [child.pid for child in self.children.values() if child.poll() is None]
+        leftovers = {*map(psutil.Process, own), *self.processes()}
         for process in leftovers:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
@@ -231,7 +235,7 @@ class Stack:
         path = self.log(service)
         path.parent.mkdir(exist_ok=True)
         with path.open("w") as log:
-            subprocess.Popen(
+            self.children[service] = subprocess.Popen(
                 [sys.executable, "-P", "-m", f"services.{service}"],
                 cwd=ROOT,
                 env=os.environ | self._service_environment(service),
@@ -283,9 +287,8 @@ class Stack:
 
     def check_alive(self) -> None:
         """Raise StackFailed with its last words when a service's process has ended."""
-        commands = [" ".join(process.cmdline()) for process in self.processes()]
-        for service in SERVICES:
-            if not any(f"services.{service}" in command for command in commands):
+        for service, child in self.children.items():
+            if child.poll() is not None:
                 raise StackFailed(f"{service} has ended; its last lines:\n{self.log_end(service)}")
 
 

@@ -295,7 +295,7 @@ SELECT t.id, t.status, t."legalHold", t."pointCount" IS NOT NULL, p.points
 -- name: hold_points
 -- Copies the points of a held trip out of a month; how many are kept there now.
 INSERT INTO "HeldTripPoint" ("orgId", "tripId", ts, lat, lng, "speedKph", "createdAt")
-SELECT "orgId", "tripId", ts, lat, lng, "speedKph", "createdAt"
+SELECT %(org_id)s::uuid, "tripId", ts, lat, lng, "speedKph", "createdAt"
   FROM "TripPoint"
  WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
    AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Original = tuple[int | None, int | None, float, float, float | None]
+"""Seconds, nanos, latitude, longitude, speed of a point as it was received."""
 DenseColumns = tuple[Ints, Floats, Floats, Floats]
 """Times, latitudes, longitudes, speeds."""
 
@@ -52,20 +57,6 @@ class Batch:
     speeds: list[float] = field(default_factory=list)
     dense: list[Segment] = field(default_factory=list)
     dense_columns: list[DenseColumns] = field(default_factory=list)
-
-    def original(
-        self, index: int
-    ) -> tuple[str, int | None, int | None, float, float, float | None]:
-        """A point as it was received: trip id, seconds, nanos, lat, lng, speed."""
-        for track in self.message.tracks:
-            if index < len(track.points):
-                return (track.trip_id, *_original_plain(track.points[index]))
-            index -= len(track.points)
-            length = dense_length(track.dense)
-            if index < length:
-                return (track.trip_id, *_original_dense(track.dense, index))
-            index -= length
-        raise IndexError(index)
 
 
 def count_points(message: pb.PointBatch) -> int:
@@ -135,9 +126,46 @@ def _dense_columns(dense: pb.DenseTrack, length: int) -> DenseColumns:
     return times, lats, lngs, np.where(speeds == -1, NO_SPEED, speeds / 100)
 
 
-def _original_plain(
-    point: pb.TripPoint,
-) -> tuple[int | None, int | None, float, float, float | None]:
+def rejected_points(batch: Batch, reasons: Mapping[int, str]) -> list[RejectedPoint]:
+    """The records of points that can't be stored, given why by their places in the batch."""
+    places = sorted(reasons)
+    return [
+        RejectedPoint(
+            id=uuid.UUID(int=0),
+            sequence=batch.sequence,
+            index=index,
+            reason=reasons[index],
+            # The column takes text; what is not text or endless is no trip id anyway.
+            trip_id=trip_id.replace("\0", "\N{REPLACEMENT CHARACTER}")[:100],
+            time_seconds=seconds,
+            time_nanos=nanos,
+            lat=lat,
+            lng=lng,
+            speed_kph=speed,
+        )
+        for index, (trip_id, (seconds, nanos, lat, lng, speed)) in zip(
+            places, _originals(batch.message, places), strict=True
+        )
+    ]
+
+
+def _originals(message: pb.PointBatch, places: Sequence[int]) -> Iterator[tuple[str, Original]]:
+    """Points as they were received, at rising places: one walk, however many they are."""
+    left = deque(places)
+    first = 0
+    for track in message.tracks:
+        end = first + len(track.points)
+        while left and left[0] < end:
+            yield track.trip_id, _original_plain(track.points[left.popleft() - first])
+        first, end = end, end + dense_length(track.dense)
+        if left and left[0] < end:
+            dense = _Absolute(track.dense)
+            while left and left[0] < end:
+                yield track.trip_id, dense.original(left.popleft() - first)
+        first = end
+
+
+def _original_plain(point: pb.TripPoint) -> Original:
     has_time = point.HasField("time")
     return (
         point.time.seconds if has_time else None,
@@ -148,37 +176,28 @@ def _original_plain(
     )
 
 
-def _original_dense(
-    dense: pb.DenseTrack, index: int
-) -> tuple[int | None, int | None, float, float, float | None]:
-    def absolute(column: object) -> int | None:
-        values = list(column)[: index + 1]  # type: ignore[call-overload]
-        return sum(values) if len(values) == index + 1 else None
+class _Absolute:
+    """A dense track with its differences added up."""
 
-    time, lat, lng = (absolute(c) for c in (dense.time_us, dense.lat_e6, dense.lng_e6))
-    speed = dense.speed_ckph[index] if index < len(dense.speed_ckph) else -1
-    return (
-        None if time is None else max(-(2**63), min(time // 1_000_000, 2**63 - 1)),
-        None if time is None else time % 1_000_000 * 1_000,
-        float("nan") if lat is None else lat / 1e6,
-        float("nan") if lng is None else lng / 1e6,
-        None if speed == -1 else speed / 100,
-    )
+    def __init__(self, dense: pb.DenseTrack) -> None:
+        self._times = list(accumulate(dense.time_us))
+        self._lats = list(accumulate(dense.lat_e6))
+        self._lngs = list(accumulate(dense.lng_e6))
+        self._speeds = list(dense.speed_ckph)
+
+    def original(self, index: int) -> Original:
+        """A point; what its shorter columns do not have is no number or not given."""
+        time = _at(self._times, index)
+        lat, lng = _at(self._lats, index), _at(self._lngs, index)
+        speed = _at(self._speeds, index)
+        return (
+            None if time is None else max(-(2**63), min(time // 1_000_000, 2**63 - 1)),
+            None if time is None else time % 1_000_000 * 1_000,
+            float("nan") if lat is None else lat / 1e6,
+            float("nan") if lng is None else lng / 1e6,
+            None if speed in (None, -1) else speed / 100,
+        )
 
 
-def rejected_point(batch: Batch, index: int, reason: str) -> RejectedPoint:
-    """The record of a point that can't be stored."""
-    trip_id, seconds, nanos, lat, lng, speed = batch.original(index)
-    return RejectedPoint(
-        id=uuid.UUID(int=0),
-        sequence=batch.sequence,
-        index=index,
-        reason=reason,
-        # The column takes text; what is not text or endless is no trip id anyway.
-        trip_id=trip_id.replace("\0", "\N{REPLACEMENT CHARACTER}")[:100],
-        time_seconds=seconds,
-        time_nanos=nanos,
-        lat=lat,
-        lng=lng,
-        speed_kph=speed,
-    )
+def _at(column: Sequence[int], index: int) -> int | None:
+    return column[index] if index < len(column) else None

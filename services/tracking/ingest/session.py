@@ -36,7 +36,8 @@ async def open_upload(orgs: Orgs, writer: Writer, upload_id: str, gateway: str) 
 async def take(writer: Writer, upload: OpenedUpload, batch: pb.PointBatch) -> None:
     """Queue a batch, if it is the next; one that came before counts as duplicates."""
     expected = upload.received_through + 1
-    if batch.sequence > expected:
+    # A gateway that counts from 0 must not hear that its first points were there already.
+    if batch.sequence > expected or batch.sequence < 1:
         raise OutOfRange(
             "SEQUENCE_GAP",
             f"Expected batch {expected}, got {batch.sequence}.",
@@ -83,8 +84,8 @@ class Session:
     async def run(self) -> None:
         """Serve the stream to its end; raises why it ended unless the gateway half-closed."""
         stream = calls.stream()
-        stream.ends_itself = True
         upload = await self._open()
+        stream.ends_itself = True
         upload.wake = self._wake.set
         stream.ending.add_done_callback(lambda _: self._wake.set())
         reader = asyncio.ensure_future(self._read(upload))

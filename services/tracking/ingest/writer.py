@@ -44,6 +44,8 @@ UPLOAD_ROWS_MAX = 20_000
 """Rows of one upload that may wait; then its stream is not read on, and HTTP/2 holds it back."""
 SLOW_REST_FACTOR = 4.0
 """While the fast lane has work, the slow lane rests so many times as long as it worked."""
+SLOW_REST_MAX_S = 1.0
+"""But no longer: a flush that waited for a database that was gone says nothing about its cost."""
 CLEAN_FLUSHES_TO_LEAVE = 10
 REJECTIONS_TOLD_MAX = 1_000
 FLUSH_TRIES = 3
@@ -210,7 +212,7 @@ class Writer:
             self._measured("slow", batches, seconds)
             self._release(batches)
             if self._fast or len(self._open) > 1:
-                await asyncio.sleep(seconds * SLOW_REST_FACTOR)
+                await asyncio.sleep(min(seconds * SLOW_REST_FACTOR, SLOW_REST_MAX_S))
 
     async def _gather(self) -> list[Batch]:
         """Whatever waits, up to the rows of a flush; batches of slow uploads change lanes."""
@@ -274,7 +276,7 @@ class Writer:
                     # A month went between the judging and the copying.
                     await self._known.reread_months()
                 left = [b for b in left if b.sequence > b.upload.durable_through]
-            raise errors.Unavailable("CONFLICT", "The flush did not settle.", retry_after_s=1)
+            raise errors.Unavailable("DATABASE_BUSY", "The flush did not settle.", retry_after_s=1)
         except Exception as error:  # noqa: BLE001 (the lane must live; the streams are told)
             meaning = errors.translate(error)
             if isinstance(meaning, errors.Internal):
@@ -428,12 +430,14 @@ def _uploads(batches: Iterable[Batch]) -> list[OpenedUpload]:
 def _rejected(
     batches: Sequence[Batch], rows: Rows, verdicts: np.ndarray[tuple[int], np.dtype[np.uint8]]
 ) -> dict[OpenedUpload, list[RejectedPoint]]:
-    rejected: dict[OpenedUpload, list[RejectedPoint]] = {}
+    reasons: dict[int, dict[int, str]] = {}
     for row in np.flatnonzero(verdicts).tolist():
-        batch = batches[int(rows.batch[row])]
-        reason = REASONS[int(verdicts[row])]
-        point = decoding.rejected_point(batch, int(rows.index[row]), reason)
-        rejected.setdefault(batch.upload, []).append(point)
+        place, index = int(rows.batch[row]), int(rows.index[row])
+        reasons.setdefault(place, {})[index] = REASONS[int(verdicts[row])]
+    rejected: dict[OpenedUpload, list[RejectedPoint]] = {}
+    for place in sorted(reasons):
+        points = decoding.rejected_points(batches[place], reasons[place])
+        rejected.setdefault(batches[place].upload, []).extend(points)
     return rejected
 
 
@@ -447,11 +451,15 @@ def _without_duplicates(
     first: dict[bytes, int] = {}
     places = [first.setdefault(state.id, place) for place, state in enumerate(states)]
     rows.trip = np.array(places, np.int64)[rows.trip]
-    order = np.lexsort((rows.time_us, rows.trip))
-    rows = rows.take(order)
-    again = (np.diff(rows.trip) == 0) & (np.diff(rows.time_us) == 0)
+    in_order = rows.take(np.lexsort((rows.time_us, rows.trip)))
+    again = (np.diff(in_order.trip) == 0) & (np.diff(in_order.time_us) == 0)
     if not again.any():
-        return rows, {}
+        return in_order, {}
+    # Of equal points the first of the upload stays that is stored first, should the flush be split:
+    # the others are acknowledged after it.
+    ranks = {upload: rank for rank, upload in enumerate(_uploads(batches))}
+    rank = np.array([ranks[batch.upload] for batch in batches], np.int64)[rows.batch]
+    rows = rows.take(np.lexsort((rows.index, rows.batch, rank, rows.time_us, rows.trip)))
     duplicate = np.concatenate([[False], again])
     counts = np.bincount(rows.batch[duplicate], minlength=len(batches))
     gone: dict[OpenedUpload, int] = {}

@@ -1,54 +1,30 @@
-"""A gateway: streams the points of cars into tracking, each stored exactly once.
-
-    async with Gateway(connection.tracking, upload_id) as gateway:
-        await gateway.send([dense_track(trip_id, time_us, lat, lng, speed_kph)])
-        await gateway.flush()
-    print(gateway.totals)
-
-What was sent is kept until the server says that it is committed. When the stream breaks, the
-gateway opens it again, learns how far the upload is stored, and sends what lies after that.
-"""
+"""One upload: batches go out, acknowledgements come back, and a broken stream is opened again."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import random
 import uuid
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Self
 
 import grpc
-import numpy as np
-from numpy.typing import ArrayLike
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from driveflow.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
-from libs.client import Refusal, refusal
+from libs.client import Refusal
+from libs.gateway.ending import Call, Ending, read, resumable
+from libs.gateway.tracks import point_count
 
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 10.0
 BACKOFF_MAX_S = 2.0
 BATCHES_UNACKED_MAX = 1_000
 REJECTIONS_KEPT = 1_000
-SPEED_KPH_DENSE_MAX = 10_000.0
-DEGREES_DENSE_MAX = 1_000.0
-# What grpc itself says of a broken connection; from a service they would carry a reason.
-CODES_OF_TRANSPORT = (
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.CANCELLED,
-)
-CODES_TO_REOPEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.OK)
-
-ResultT = TypeVar("ResultT")
-_Call: TypeAlias = grpc.aio.StreamStreamCall[
-    pb.StreamTripPointsRequest, pb.StreamTripPointsResponse
-]
 
 
 class GatewayStopped(Exception):
@@ -74,16 +50,6 @@ class ServerUnreachable(GatewayStopped):
 class UploadDiverged(GatewayStopped):
     """The server's mark is not where this gateway left it: someone else used the upload_id, or
     the server was restored from a backup."""
-
-
-class Fix(NamedTuple):
-    """Where a car was at a moment, as its receiver says; nothing is checked here."""
-
-    time_us: int | None
-    """Microseconds since the epoch; None when the receiver gave no time."""
-    lat: float
-    lng: float
-    speed_kph: float | None = None
 
 
 @dataclass(slots=True)
@@ -256,7 +222,7 @@ class Gateway:
         """
         self._moved = False
         call = self._stub.StreamTripPoints()
-        ending = _Ending(call)
+        ending = Ending(call)
         try:
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self._converse(call)
@@ -267,15 +233,15 @@ class Gateway:
             call.cancel()
         if self._closing and not self._backlog:
             return None
-        if not _resumable(refused):
+        if not resumable(refused):
             raise StreamRefused(refused)
         return refused
 
-    async def _converse(self, call: _Call) -> None:
+    async def _converse(self, call: Call) -> None:
         request = pb.OpenUpload(upload_id=self.upload_id, gateway=self._name)
         await call.write(pb.StreamTripPointsRequest(open=request))
         async with asyncio.timeout(OPEN_TIMEOUT_S):
-            response = await _read(call)
+            response = await read(call)
         if response is None:
             return
         await self._resume(response.opened.durable_through)
@@ -307,7 +273,7 @@ class Gateway:
                 f"gateway sent {self.durable_through + 1} to {last_sequence}"
             )
 
-    async def _write(self, call: _Call) -> None:
+    async def _write(self, call: Call) -> None:
         try:
             while (batch := await self._next_batch()) is not None:
                 await call.write(pb.StreamTripPointsRequest(batch=batch.message))
@@ -340,8 +306,8 @@ class Gateway:
     def _is_durable_after(self, durable_through: int) -> bool:
         return self.durable_through > durable_through or self._sent == 0
 
-    async def _listen(self, call: _Call) -> None:
-        while (response := await _read(call)) is not None:
+    async def _listen(self, call: Call) -> None:
+        while (response := await read(call)) is not None:
             await self._acknowledge(response.ack)
 
     async def _acknowledge(self, ack: pb.UploadAck) -> None:
@@ -364,77 +330,6 @@ class Gateway:
         return points
 
 
-class _Ending:
-    """How a call ended, in the server's words.
-
-    When a write fails because the server has just ended the call, grpc.aio overwrites the status
-    that arrived with INTERNAL (in four of ten tries). A gateway that took a supersession for a
-    fault would open again and supersede its superseder, so the status is noted as it arrives.
-    """
-
-    MASK = "Internal error from Core"
-    WAIT_S = 1.0
-
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-        self._heard: asyncio.Future[Refusal] = asyncio.get_running_loop().create_future()
-        call.add_done_callback(self._note)
-
-    def _note(self, _: object) -> None:
-        if self._heard.done():
-            return
-        details = _result(self._call.details())
-        if details != self.MASK:
-            self._heard.set_result(refusal(self._error(details)))
-
-    def _error(self, details: str) -> grpc.aio.AioRpcError:
-        trailing = _result(self._call.trailing_metadata())
-        code = _result(self._call.code())
-        return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details)
-
-    async def refusal(self) -> Refusal:
-        """The server's status; INTERNAL without a reason when it never came."""
-        try:
-            async with asyncio.timeout(self.WAIT_S):
-                return await asyncio.shield(self._heard)
-        except TimeoutError:
-            return Refusal(grpc.StatusCode.INTERNAL, "", "the stream broke")
-
-
-def _result(answer: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """What a coroutine returns that has nothing to wait for."""
-    try:
-        answer.send(None)
-    except StopIteration as returned:
-        result: ResultT = returned.value
-        return result
-    raise RuntimeError("the call is still under way")
-
-
-async def _read(call: _Call) -> pb.StreamTripPointsResponse | None:
-    """The next message; None at the end, however it ended."""
-    try:
-        message = await call.read()
-    except grpc.aio.AioRpcError:
-        return None
-    except asyncio.CancelledError:
-        # Also raised when it is the server that cancelled the call.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return None
-    return message if isinstance(message, pb.StreamTripPointsResponse) else None
-
-
-def _resumable(refused: Refusal) -> bool:
-    """Whether opening the stream again may help."""
-    if refused.reason == "STREAM_SUPERSEDED":
-        return False
-    if refused.code in CODES_TO_REOPEN or refused.retry_after_s is not None:
-        return True
-    return not refused.reason and refused.code in CODES_OF_TRANSPORT
-
-
 def cut(batches: Iterable[_Batch], points_max: int) -> Iterator[_Batch]:
     """The same tracks in the same order in as few batches as `points_max` allows.
 
@@ -453,70 +348,8 @@ def cut(batches: Iterable[_Batch], points_max: int) -> Iterator[_Batch]:
         yield _Batch(pb.PointBatch(tracks=tracks), points)
 
 
-def point_count(track: pb.Track) -> int:
-    """How many points a track carries, in both forms."""
-    return len(track.points) + len(track.dense.time_us)
-
-
 def reason_name(reason: pb.RejectionReason.ValueType) -> str:
     """BEFORE_TRIP for REJECTION_REASON_BEFORE_TRIP; a number for one newer than this code."""
     if reason not in pb.RejectionReason.values():
         return str(reason)
     return pb.RejectionReason.Name(reason).removeprefix("REJECTION_REASON_")
-
-
-def track(trip_id: str, fixes: Sequence[Fix]) -> pb.Track:
-    """The fixes in their order: dense, or plain where a value has no dense form."""
-    if all(map(_has_dense_form, fixes)):
-        time_us, lat, lng, speed = zip(*fixes, strict=True) if fixes else ((), (), (), ())
-        return dense_track(trip_id, time_us, lat, lng, speed)
-    return plain_track(trip_id, fixes)
-
-
-def _has_dense_form(fix: Fix) -> bool:
-    degrees = max(abs(fix.lat), abs(fix.lng)) < DEGREES_DENSE_MAX  # false for NaN as well
-    speed = fix.speed_kph is None or 0 <= fix.speed_kph < SPEED_KPH_DENSE_MAX
-    return fix.time_us is not None and degrees and speed and math.isfinite(fix.lat + fix.lng)
-
-
-def plain_track(trip_id: str, fixes: Iterable[Fix]) -> pb.Track:
-    """The fixes as messages, whatever their values."""
-    return pb.Track(trip_id=trip_id, points=[_point(fix) for fix in fixes])
-
-
-def _point(fix: Fix) -> pb.TripPoint:
-    point = pb.TripPoint(lat=fix.lat, lng=fix.lng, speed_kph=fix.speed_kph)
-    if fix.time_us is not None:
-        point.time.seconds, micros = divmod(fix.time_us, 1_000_000)
-        point.time.nanos = micros * 1_000
-    return point
-
-
-def dense_track(
-    trip_id: str,
-    time_us: ArrayLike,
-    lat: ArrayLike,
-    lng: ArrayLike,
-    speed_kph: Sequence[float | None] | ArrayLike | None = None,
-) -> pb.Track:
-    """Columns of equal length, packed: about 6 bytes a point. A speed of None or NaN is none."""
-    dense = pb.DenseTrack(
-        time_us=_steps(np.asarray(time_us, np.int64)),
-        lat_e6=_steps(_scaled(lat, 1e6)),
-        lng_e6=_steps(_scaled(lng, 1e6)),
-        speed_ckph=None if speed_kph is None else _scaled(speed_kph, 100, none=-1).tolist(),
-    )
-    return pb.Track(trip_id=trip_id, dense=dense)
-
-
-def _scaled(
-    values: Sequence[float | None] | ArrayLike, scale: float, none: int = 0
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    scaled = np.rint(np.asarray(values, np.float64) * scale)
-    return np.where(np.isnan(scaled), none, scaled).astype(np.int64)
-
-
-def _steps(values: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
-    """The first value, then each one's difference to the one before."""
-    steps: list[int] = np.diff(values, prepend=0).tolist()
-    return steps

@@ -1,0 +1,120 @@
+"""A server of libs alone: TrackingService's methods with whatever behaviour a test gives them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+from google.protobuf.descriptor import MethodDescriptor
+
+from driveflow.tracking.v1 import tracking_pb2, tracking_pb2_grpc
+from libs import access, issuer
+from libs.access import Verifier
+from libs.client import Connection
+from libs.server import Probe, Server
+from libs.settings import Settings
+from tests import walking
+from tests.serving import SCHOOL
+from tests.walking import Answer
+
+SERVICE = tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"]
+ALL_SCOPES = (*issuer.TENANT_SCOPES, *issuer.OPS_SCOPES)
+Behaviour = Callable[[Any, Any], Awaitable[Any]]
+
+
+@dataclass
+class Bare:
+    """A running server and the key that signs its callers' tokens."""
+
+    server: Server
+    key: str
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server.port}"
+
+    def token(self, org_id: UUID | None = SCHOOL) -> str:
+        return issuer.sign(
+            self.key, subject="test", scopes=ALL_SCOPES, org_id=org_id, ttl=timedelta(minutes=5)
+        )
+
+    async def walk(self, channel: grpc.aio.Channel, method: MethodDescriptor) -> Answer:
+        """Call a method with a request and a token that pass."""
+        token = self.token(None if access.rule(method).platform else SCHOOL)
+        metadata = walking.bearer(token)
+        return await walking.call(channel, method, [valid(method)], metadata=metadata)
+
+    def connect(self, org_id: UUID | None = SCHOOL) -> Connection:
+        return Connection(self.address, self.token(org_id))
+
+
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """`async with serve(behaviour, calls_max=2) as bare`: every method behaves like that."""
+
+    async def well() -> None:
+        """The probe of a service that needs nothing."""
+
+    @asynccontextmanager
+    async def serving(
+        behaviour: Behaviour, *, probe: Probe = well, **overrides: object
+    ) -> AsyncIterator[Bare]:
+        key = issuer.new_key()
+        (tmp_path / "jwks.json").write_text(issuer.jwks(key))
+        settings = bare_settings(tmp_path, **overrides)
+        server = Server(settings, Verifier.of(settings), probe=probe)
+        server.add(
+            SERVICE,
+            tracking_pb2_grpc.add_TrackingServiceServicer_to_server,
+            servicer(behaviour),
+        )
+        await server.start()
+        try:
+            yield Bare(server, key)
+        finally:
+            await server.drain()
+
+    return serving
+
+
+def bare_settings(folder: Path, **overrides: object) -> Settings:
+    chosen: dict[str, Any] = {
+        "listen": "127.0.0.1:0",
+        "dsn": "",
+        "jwks": str(folder / "jwks.json"),
+        "page_token_key": "test" * 16,
+        "drain_s": 1.0,
+        **overrides,
+    }
+    return Settings(**chosen)
+
+
+def servicer(behaviour: Behaviour) -> object:
+    """An object whose methods, those of the contract, all behave alike."""
+
+    async def method(_: object, request: Any, context: Any) -> Any:
+        return await behaviour(request, context)
+
+    names = [each.name for each in walking.methods() if each.containing_service is SERVICE]
+    return type("Servicer", (), dict.fromkeys(names, method))()
+
+
+def valid(method: MethodDescriptor) -> Any:
+    """A request that passes the rules of the contract."""
+    request: Any = walking.request_class(method)()
+    for field in method.input_type.fields:
+        if field.name in ("trip_id", "upload_id"):
+            setattr(request, field.name, str(UUID(int=1)))
+        elif field.name == "before":
+            request.before.GetCurrentTime()
+    return request

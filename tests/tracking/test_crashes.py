@@ -1,0 +1,133 @@
+"""No acknowledged point is lost and none is stored twice, whatever is killed.
+
+bench/chaos/ingest.py is the same for longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import grpc
+import psycopg
+import pytest
+from driveflow.tracking.v1 import tracking_pb2 as pb
+
+from libs import pooling
+from libs.client import refusal
+from tests import postgres
+from tests.postgres import Database
+from tests.tracking.chaos.device import RESTLESS
+from tests.tracking.chaos.service import until
+from tests.tracking.chaos.site import site
+from tests.tracking.conftest import Tracking, settings
+
+RECOVERY_S = 5.0
+"""The promise is 3 s; this machine may be busy with other things."""
+POOLED_MAX = 20 + 3 + 1
+"""Connections that one service may have: two pools, and that of the maintenance loop."""
+
+
+@pytest.fixture(scope="module")
+def crashable_template() -> Iterator[Database]:
+    """A database to copy from, on a server that tests of this module may kill."""
+    with postgres.embedded_server() as server:
+        yield postgres.make_template(server)
+
+
+@pytest.fixture
+def crashable(crashable_template: Database) -> Iterator[Database]:
+    """A database of the test's own on that server."""
+    with postgres.copied(crashable_template) as copy:
+        yield copy
+
+
+async def test_crashes_of_the_database_lose_and_double_nothing(
+    crashable: Database, tmp_path: Path
+) -> None:
+    async with site(crashable, tmp_path, devices=4) as (place, running):
+        for _ in range(5):
+            await place.streaming()
+            await place.kill_database()
+        connections = place.connections()
+        verdict = await place.finish(running)
+    assert verdict.faults == {}
+    assert verdict.acknowledged > 1_000
+    assert statistics.median(outage.silent_s for outage in place.outages) < RECOVERY_S
+    assert connections <= POOLED_MAX
+
+
+async def test_crashes_of_the_service_lose_and_double_nothing(
+    crashable: Database, tmp_path: Path
+) -> None:
+    async with site(crashable, tmp_path, devices=4) as (place, running):
+        for _ in range(3):
+            await place.streaming()
+            await place.kill_service()
+        verdict = await place.finish(running)
+    assert verdict.faults == {}
+    assert verdict.acknowledged > 1_000
+
+
+async def test_a_service_that_is_stopped_acknowledges_what_it_has_and_says_goodbye(
+    crashable: Database, tmp_path: Path
+) -> None:
+    async with site(crashable, tmp_path, devices=4, drain_s=5.0) as (place, running):
+        for _ in range(2):
+            await place.streaming()
+            await place.stop_service()
+        verdict = await place.finish(running)
+    assert verdict.faults == {}
+    assert place.endings["stream", "UNAVAILABLE", "SERVER_DRAINING"] > 0
+    # No stream was cut without a word.
+    assert place.endings["stream", "UNAVAILABLE", ""] == 0
+    assert [outage.exit_code for outage in place.outages] == [0, 0]
+    assert max(outage.exit_s for outage in place.outages) < place.service.drain_s + 2
+
+
+async def test_devices_that_vanish_while_their_old_streams_are_being_stored_lose_nothing(
+    crashable: Database, tmp_path: Path
+) -> None:
+    async with site(crashable, tmp_path, devices=6, fates=RESTLESS) as (place, running):
+        await until(lambda: place.endings["ghost", "ABORTED", "STREAM_SUPERSEDED"] > 5, "ghosts")
+        verdict = await place.finish(running)
+    assert verdict.faults == {}
+
+
+async def test_of_streams_that_open_one_upload_at_once_exactly_one_lives(
+    tracking: Tracking,
+) -> None:
+    stub = tracking.stub()
+    for _ in range(10):
+        request = pb.StreamTripPointsRequest(open=pb.OpenUpload(upload_id=str(uuid4())))
+        calls = [stub.StreamTripPoints() for _ in range(4)]
+        await asyncio.gather(*(call.write(request) for call in calls))
+        ended = {asyncio.ensure_future(call.code()): call for call in calls}
+        await until(lambda ended=ended: sum(code.done() for code in ended) >= 3, "three end")
+        (alive,) = (call for code, call in ended.items() if not code.done())
+        assert await alive.read() is not grpc.aio.EOF
+        await alive.write(pb.StreamTripPointsRequest(batch=pb.PointBatch(sequence=1)))
+        answer = await alive.read()
+        assert isinstance(answer, pb.StreamTripPointsResponse)
+        assert answer.ack.durable_through == 1
+        alive.cancel()
+
+
+async def test_a_pool_of_dead_connections_serves_the_first_call(
+    database: Database, tmp_path: Path
+) -> None:
+    wanted = settings(database, tmp_path, pool_min_size=20)
+    async with pooling.create("tracking", database.dsn("tracking"), wanted) as pool:
+        await pool.wait()
+        with psycopg.connect(database.admin_dsn) as conn:
+            conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+                " AND usename = 'tracking'",
+                (database.name,),
+            )
+        async with pooling.connection(pool) as served:
+            await served.execute("SELECT 1")
+        await until(lambda: pool.get_stats()["pool_available"] == 20, "all are replaced")

@@ -1,0 +1,105 @@
+"""Walks every RPC by its descriptor, so that a new one is covered without being listed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from libs.client import Refusal, refusal
+from libs.errors import DomainError
+from libs.local.paths import ROOT
+
+CALL_TIMEOUT_S = 10.0
+
+
+def methods() -> list[MethodDescriptor]:
+    """The RPCs of all contracts."""
+    paths = sorted((ROOT / "protos").glob("driveflow/*/v1/*_pb2.py"))
+    modules = [".".join(path.relative_to(ROOT / "protos").with_suffix("").parts) for path in paths]
+    return [
+        method
+        for module in modules
+        for service in importlib.import_module(module).DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    ]
+
+
+def request_class(method: MethodDescriptor) -> type[Message]:
+    return GetMessageClass(method.input_type)
+
+
+def subclasses(kind: type[DomainError]) -> Iterator[type[DomainError]]:
+    """A class of errors and all below it."""
+    yield kind
+    for below in kind.__subclasses__():
+        yield from subclasses(below)
+
+
+def channel(address: str) -> grpc.aio.Channel:
+    """A channel that repeats nothing by itself."""
+    return grpc.aio.insecure_channel(address, [("grpc.enable_retries", 0)])
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that carry a token."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Everything that a caller gets from a call."""
+
+    responses: tuple[Message, ...] = ()
+    refusal: Refusal | None = None
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.OK if self.refusal is None else self.refusal.code
+
+
+async def call(
+    channel: grpc.aio.Channel,
+    method: MethodDescriptor,
+    requests: Iterable[Message] = (),
+    *,
+    responses_max: int = 100,
+    metadata: tuple[tuple[str, str], ...] = (),
+    timeout_s: float = CALL_TIMEOUT_S,
+) -> Answer:
+    """Call a method of any of the four kinds with its requests; an empty one unless given."""
+    sent = list(requests) or [request_class(method)()]
+    kind = {
+        (False, False): channel.unary_unary,
+        (False, True): channel.unary_stream,
+        (True, False): channel.stream_unary,
+        (True, True): channel.stream_stream,
+    }[method.client_streaming, method.server_streaming]
+    make: Any = kind(
+        f"/{method.containing_service.full_name}/{method.name}",
+        request_serializer=methodcaller("SerializeToString"),
+        response_deserializer=GetMessageClass(method.output_type).FromString,
+    )
+    argument: Any = iter(sent) if method.client_streaming else sent[0]
+    under_way = make(argument, metadata=metadata, timeout=timeout_s)
+    got: list[Message] = []
+    try:
+        if not method.server_streaming:
+            got.append(await under_way)
+        else:
+            async for message in under_way:
+                got.append(message)
+                if len(got) >= responses_max:
+                    break
+    except grpc.aio.AioRpcError as error:
+        return Answer(tuple(got), refusal(error))
+    finally:
+        under_way.cancel()
+    return Answer(tuple(got))
