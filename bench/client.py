@@ -27,6 +27,7 @@ from libs.local.paths import ROOT
 METHOD = "/driveflow.tracking.v1.TrackingService/StreamTripPoints"
 PHASE_TIMEOUT_S = 300
 END_TIMEOUT_S = 30
+OPENED_AT_ONCE = 50
 CHANNEL_OPTIONS = [
     # A connection for each gateway, as in the field.
     ("grpc.use_local_subchannel_pool", 1),
@@ -247,7 +248,10 @@ class Fleet:
         """All phases, then the end of all streams."""
         phases = self._phases()
         started = time.perf_counter()
-        await asyncio.gather(*(gateway.open() for gateway in self._gateways))
+        # The service turns away what would wait for more connections than it has patience for.
+        for first in range(0, len(self._gateways), OPENED_AT_ONCE):
+            some = self._gateways[first : first + OPENED_AT_ONCE]
+            await asyncio.gather(*(gateway.open() for gateway in some))
         opened = Opened(time.perf_counter() - started)
         await self._prepare_repeater()
         tell(opened)

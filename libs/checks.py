@@ -10,7 +10,6 @@ import psycopg_pool
 from libs.pooling import Pool, connection
 from libs.server import WrongStart
 
-CONNECT_TIMEOUT_S = 30.0
 ANSWER_TIMEOUT_S = 3.0
 POSTGRES_VERSION_MIN = 180_000
 # Tables with a column orgId that carry no row-level security, and why; see architecture, tenancy.
@@ -35,16 +34,16 @@ SELECT /* libs.check_migrated */ to_regclass(%(schema)s || '."Tenant"') IS NOT N
 """
 
 
-async def open_pools(stack: AsyncExitStack, *pools: Pool) -> None:
+async def open_pools(stack: AsyncExitStack, timeout_s: float, *pools: Pool) -> None:
     """Open the pools and wait for their connections; the stack closes them."""
     for pool in pools:
         await stack.enter_async_context(pool)
     try:
         for pool in pools:
-            await pool.wait(CONNECT_TIMEOUT_S)
+            await pool.wait(timeout_s)
     except psycopg_pool.PoolTimeout:
         raise WrongStart(
-            f"no connection as {pool.name} within {CONNECT_TIMEOUT_S:.0f} s: is PostgreSQL up, and"
+            f"no connection as {pool.name} within {timeout_s:g} s: is PostgreSQL up, and"
             " are the connection strings (DRIVEFLOW_DSN and others) right?"
         ) from None
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import psycopg
 import psycopg_pool
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc import StatusCode
 from psycopg import errors as pg
@@ -201,6 +201,10 @@ def _bad_text() -> DomainError:
     return InvalidArgument("INVALID_VALUE", "A value can't be stored: out of range or not text.")
 
 
+def _malformed() -> DomainError:
+    return InvalidArgument("INVALID_REQUEST", "The bytes are no message of this method.")
+
+
 # First match wins: subclasses stand before their parents.
 _MEANINGS = (
     (psycopg_pool.TooManyRequests, _overloaded),
@@ -216,6 +220,7 @@ _MEANINGS = (
     ((pg.InsufficientResources, pg.ReadOnlySqlTransaction), _database_unavailable),
     (psycopg.OperationalError, _database_unavailable),
     (psycopg.DataError, _bad_text),
+    (DecodeError, _malformed),
 )
 
 

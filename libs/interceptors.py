@@ -19,6 +19,7 @@ from typing import Any, NoReturn, cast
 import grpc
 import protovalidate
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import DecodeError
 
 from libs import access, calls, errors, telemetry
 from libs.calls import Call, Stream
@@ -288,6 +289,8 @@ def validation_layer(inner: Handler) -> Handler:
     """The rules written in the proto; a broken one names its field."""
 
     async def handler(request: Any, context: Context) -> Any:
+        if isinstance(request, DecodeError):
+            raise request
         validate(request)
         return await inner(request, context)
 
@@ -346,9 +349,23 @@ def wrap_handler(
     }[method.request_streaming, method.response_streaming]
     return make(
         behaviour,
-        request_deserializer=handler.request_deserializer,
+        request_deserializer=_lenient(handler.request_deserializer)
+        if not method.request_streaming
+        else handler.request_deserializer,
         response_serializer=handler.response_serializer,
     )
+
+
+def _lenient(deserializer: Any) -> Callable[[bytes], Any]:
+    """Hand on what is wrong with the bytes; raised in here, the peer would get UNKNOWN."""
+
+    def deserialize(raw: bytes) -> Any:
+        try:
+            return deserializer(raw)
+        except DecodeError as error:
+            return error
+
+    return deserialize
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Handler:

@@ -50,6 +50,9 @@ class Pages:
             raw = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             raise _bad_token() from None
+        # Bits that the last character leaves unused must be those that were sent.
+        if base64.urlsafe_b64encode(raw) != token.encode():
+            raise _bad_token()
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(request, org_id, body)):
             raise _bad_token()

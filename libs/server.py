@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from libs import telemetry
-from libs.access import Verifier
+from libs.access import UNREADABLE, AccessUndeclared, Verifier
 from libs.interceptors import Chain, Load, Method, Streams, handlers, wrap_handler
 from libs.settings import Settings, SettingsError, SettingsT, load
 
@@ -34,6 +34,8 @@ METADATA_BYTES_MAX = 16 * 1024
 PROBE_EVERY_S = 1.0
 PROBE_FRESH_S = 4.0
 """A probe that has not succeeded for so long means NOT_SERVING, whether or not it returns."""
+NOTICE_S = 0.05
+"""Whoever watches health hears of the drain before his stream ends."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -97,7 +99,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen. Health follows the probe, once a second, from NOT_SERVING on."""
-        await self._verifier.load()
+        await self._load_keys()
         # The library begins with "" serving; nothing serves before the first probe.
         await self._publish(False)
         self._add_health()
@@ -108,12 +110,22 @@ class Server:
         log.info("listening", extra={"port": self.port})
         self._watch = asyncio.create_task(self._watch_health())
 
+    async def _load_keys(self) -> None:
+        try:
+            await self._verifier.load()
+        except UNREADABLE as error:
+            raise WrongStart(
+                f"can't read public keys from {self._settings.jwks} ({type(error).__name__}): the"
+                " path or URL of a JWKS is wanted (DRIVEFLOW_JWKS)"
+            ) from error
+
     async def drain(self) -> None:
         """Turn new calls away, let those under way end, stop."""
         log.info("draining")
         if self._watch is not None:
             self._watch.cancel()
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(NOTICE_S)
         await self._streams.drain(self._settings.drain_s)
         await self._server.stop(self._settings.drain_s)
         log.info("stopped")
@@ -239,7 +251,7 @@ def run(
         settings = load(kind)
         telemetry.configure(name, settings)
         uvloop.run(main(settings))
-    except (SettingsError, WrongStart) as error:
+    except (SettingsError, WrongStart, AccessUndeclared) as error:
         print(f"{name} can't start:\n{error}", file=sys.stderr)
         sys.exit(2)
     finally:
@@ -300,13 +312,19 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    if settings.tls_cert is None or settings.tls_key is None:
-        return None
     ca = settings.tls_client_ca
+    if settings.tls_cert is None and settings.tls_key is None and ca is None:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise WrongStart("TLS needs both DRIVEFLOW_TLS_CERT and DRIVEFLOW_TLS_KEY")
+    try:
+        key = Path(settings.tls_key).read_bytes()
+        certificate = Path(settings.tls_cert).read_bytes()
+        root = None if ca is None else Path(ca).read_bytes()
+    except OSError as error:
+        raise WrongStart(f"can't read {error.filename} (DRIVEFLOW_TLS_…)") from error
     return grpc.ssl_server_credentials(
-        [(Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())],
-        root_certificates=None if ca is None else Path(ca).read_bytes(),
-        require_client_auth=ca is not None,
+        [(key, certificate)], root_certificates=root, require_client_auth=ca is not None
     )
 
 

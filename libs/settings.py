@@ -5,9 +5,10 @@ Every name starts with DRIVEFLOW_. Units are the last part of a name.
 
 from __future__ import annotations
 
+import logging
 from typing import Any, TypeVar
 
-from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DRIVEFLOW_"
@@ -28,7 +29,7 @@ class Settings(BaseSettings):
     jwks: str = Field(description="path or URL of the public keys that sign tokens")
     token_issuer: str = "https://driveflow.example/"
     token_audience: str = "driveflow"
-    page_token_key: SecretStr = Field(description="signs page tokens; hex, 32 bytes or more")
+    page_token_key: SecretStr = Field(description="signs page tokens; 32 characters or more")
 
     metrics_listen: str | None = Field(None, description="host:port of the Prometheus endpoint")
     otlp_endpoint: AnyHttpUrl | None = Field(None, description="OTLP over HTTP, traces and metrics")
@@ -43,6 +44,7 @@ class Settings(BaseSettings):
     pool_min_size: int = Field(2, ge=1)
     pool_max_size: int = Field(20, ge=1, description="the guide's connection limit")
     pool_timeout_s: float = Field(2.0, gt=0, description="longest wait for a connection")
+    start_timeout_s: float = Field(30.0, gt=0, description="longest wait for the database at start")
     pool_max_waiting: int = Field(200, ge=1, description="more waiting calls are refused")
 
     calls_max: int = Field(100, ge=1, description="unary calls under way; more are refused")
@@ -50,6 +52,20 @@ class Settings(BaseSettings):
     call_timeout_s: float = Field(10.0, gt=0, description="longest deadline of a unary call")
     stream_age_max_s: float = Field(3_600.0, gt=0, description="a stream is asked to reopen then")
     drain_s: float = Field(10.0, gt=0, description="grace for calls under way at shutdown")
+
+    @field_validator("page_token_key")
+    @classmethod
+    def _long_enough(cls, key: SecretStr) -> SecretStr:
+        if len(key.get_secret_value().encode()) < 32:
+            raise ValueError("too short: 32 characters or more, as of `openssl rand -hex 32`")
+        return key
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, level: str) -> str:
+        if level.upper() not in logging.getLevelNamesMapping():
+            raise ValueError("no level: DEBUG, INFO, WARNING or ERROR")
+        return level.upper()
 
 
 def load(kind: type[SettingsT]) -> SettingsT:
@@ -62,4 +78,4 @@ def load(kind: type[SettingsT]) -> SettingsT:
 
 def _complaint(item: Any) -> str:
     name = PREFIX + "_".join(str(part) for part in item["loc"]).upper()
-    return f"{name}: {item['msg']}"
+    return f"{name}: {item['msg'].removeprefix('Value error, ')}"

@@ -36,11 +36,10 @@ from psycopg.rows import TupleRow
 from pythonjsonlogger.json import JsonFormatter
 
 from libs import calls
+from libs.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
-
-    from libs.settings import Settings
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METRICS_EVERY_MS = 15_000
@@ -276,7 +275,12 @@ def _configure_traces(resource: Any, endpoint: str) -> None:
 def _prometheus(listen: str) -> Any:
 
     host, _, port = listen.rpartition(":")
-    server, thread = start_http_server(int(port), host.strip("[]"))
+    try:
+        server, thread = start_http_server(int(port), host.strip("[]"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"DRIVEFLOW_METRICS_LISTEN: can't listen on {listen}: a free host:port is wanted"
+        ) from error
 
     def stop() -> None:
         server.shutdown()

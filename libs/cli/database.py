@@ -44,4 +44,4 @@ def migrate(
     """Apply the migrations of every service that are pending."""
     for name in migrations.migrate(dsn, wait_s=wait_s):
         typer.echo(f"applied {name}")
-    typer.echo("nothing is pending")
+    typer.echo("up to date")

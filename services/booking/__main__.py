@@ -14,7 +14,7 @@ async def main(settings: Settings) -> None:
     """Serve until told to stop."""
     async with AsyncExitStack() as stack:
         pool = pooling.create("booking", settings.dsn.get_secret_value(), settings)
-        await checks.open_pools(stack, pool)
+        await checks.open_pools(stack, settings.start_timeout_s, pool)
         await checks.refuse_wrong_start(pool, "booking")
         probe = partial(checks.answer, pool)
         await server.Server(settings, Verifier.of(settings), probe=probe).serve()

@@ -47,7 +47,7 @@ async def build(
     # Two lanes write; a third connection is there while one is being replaced.
     ingest_dsn = settings.ingest_dsn.get_secret_value()
     ingest_pool = pooling.create("tracking_ingest", ingest_dsn, settings, min_size=1, max_size=3)
-    await checks.open_pools(stack, pool, ingest_pool)
+    await checks.open_pools(stack, settings.start_timeout_s, pool, ingest_pool)
     await checks.refuse_wrong_start(pool, "tracking")
 
     orgs = Orgs(pool)

@@ -73,14 +73,11 @@ def _put_summary(summary: pb.TripSummary, row: Trip) -> None:
     summary.avg_speed_kph = row.avg_speed_kph or 0
     summary.route = row.route or ""
     summary.points_hash = row.points_hash.hex() if row.points_hash else ""
-    if row.min_lat is not None:
+    edges = (row.min_lat, row.min_lng, row.max_lat, row.max_lng)
+    if any(edge is not None for edge in edges):
+        min_lat, min_lng, max_lat, max_lng = (edge or 0 for edge in edges)
         summary.bounding_box.CopyFrom(
-            pb.BoundingBox(
-                min_lat=row.min_lat,
-                min_lng=row.min_lng or 0,
-                max_lat=row.max_lat or 0,
-                max_lng=row.max_lng or 0,
-            )
+            pb.BoundingBox(min_lat=min_lat, min_lng=min_lng, max_lat=max_lat, max_lng=max_lng)
         )
 
 

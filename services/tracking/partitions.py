@@ -96,7 +96,11 @@ class Partitions:
                 fields=[("before", "not before the start of last month")],
             )
         expired = [p for p in await self.all() if p.end <= before]
-        return [await self._drop(partition, dry_run=dry_run) for partition in expired]
+        # Counted first: an open trip in any of them leaves all as it is.
+        counted = [await self._drop(partition, dry_run=True) for partition in expired]
+        if dry_run:
+            return counted
+        return [await self._drop(partition, dry_run=False) for partition in expired]
 
     async def finish_detaching(self) -> None:
         """Finish what a cancelled DETACH … CONCURRENTLY left behind."""
@@ -149,8 +153,8 @@ class Partitions:
             dropped.trips += 1
             dropped.points += trip.points
             dropped.held_points += trip.points if trip.legal_hold else 0
-            if not dry_run and not trip.summarised:
-                await self._summaries.compute(org_id, trip.id)
+            if not dry_run:
+                await self._summaries.mend(org_id, trip.id)
         if dry_run or not trips:
             return
         async with self._orgs.write(org_id) as conn:

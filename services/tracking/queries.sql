@@ -97,43 +97,50 @@ UPDATE "Trip" SET "legalHold" = %(hold)s::boolean, version = version + 1, "updat
 RETURNING {columns};
 
 -- name: list_points
--- Points of a trip by time, from its window: only the months of the window are read.
-SELECT {columns}
-  FROM (SELECT ts, lat, lng, "speedKph" FROM "TripPoint"
-         WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
-           AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz
+-- Points of a trip by time, from its window: only the months of the window are read, and no more
+-- points of them than asked for. Held points are in both tables until their month is dropped.
+SELECT DISTINCT ON (ts) {columns}
+  FROM ((SELECT ts, lat, lng, "speedKph" FROM "TripPoint"
+          WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+            AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz
+          ORDER BY ts LIMIT %(limit)s::int)
         UNION ALL
-        SELECT ts, lat, lng, "speedKph" FROM "HeldTripPoint"
-         WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
-           AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz) AS p
+        (SELECT ts, lat, lng, "speedKph" FROM "HeldTripPoint"
+          WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+            AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz
+          ORDER BY ts LIMIT %(limit)s::int)) AS p
  ORDER BY ts
  LIMIT %(limit)s::int;
 
 -- name: latest_point
 -- The point with the latest fix time.
 SELECT ts, lat, lng, "speedKph"
-  FROM (SELECT ts, lat, lng, "speedKph" FROM "TripPoint"
-         WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
-           AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz
+  FROM ((SELECT ts, lat, lng, "speedKph" FROM "TripPoint"
+          WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+            AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz
+          ORDER BY ts DESC LIMIT 1)
         UNION ALL
-        SELECT ts, lat, lng, "speedKph" FROM "HeldTripPoint"
-         WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
-           AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz) AS p
+        (SELECT ts, lat, lng, "speedKph" FROM "HeldTripPoint"
+          WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+            AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz
+          ORDER BY ts DESC LIMIT 1)) AS p
  ORDER BY ts DESC
  LIMIT 1;
 
 -- name: read_points
 -- All points of a trip as stored integers, for its summary: time in us, degrees in millionths,
 -- speed in hundredths of km/h (-1 = none).
-SELECT (extract(epoch FROM ts) * 1000000)::bigint, (lat * 1000000)::int, (lng * 1000000)::int,
-       coalesce(("speedKph" * 100)::int, -1)
-  FROM (SELECT ts, lat, lng, "speedKph" FROM "TripPoint"
-         WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
-           AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz
+SELECT DISTINCT ON (ts) (extract(epoch FROM ts) * 1000000)::bigint, (lat * 1000000)::int,
+       (lng * 1000000)::int, coalesce(("speedKph" * 100)::int, -1)
+  FROM ((SELECT ts, lat, lng, "speedKph" FROM "TripPoint"
+          WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+            AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz
+          ORDER BY ts LIMIT %(limit)s::int)
         UNION ALL
-        SELECT ts, lat, lng, "speedKph" FROM "HeldTripPoint"
-         WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
-           AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz) AS p
+        (SELECT ts, lat, lng, "speedKph" FROM "HeldTripPoint"
+          WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+            AND ts > %(after)s::timestamptz AND ts < %(before)s::timestamptz
+          ORDER BY ts LIMIT %(limit)s::int)) AS p
  ORDER BY ts
  LIMIT %(limit)s::int;
 
@@ -285,7 +292,7 @@ SELECT create_monthly_partition('TripPoint', %(month)s::date);
 
 -- name: dropped_trips
 -- Trips of a school with points in a month that retention is about to drop.
-SELECT t.id, t.status, t."legalHold", t."pointCount" IS NOT NULL, p.points
+SELECT t.id, t.status, t."legalHold", p.points
   FROM (SELECT "tripId", count(*) AS points FROM "TripPoint"
          WHERE "orgId" = %(org_id)s::uuid AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz
          GROUP BY "tripId") AS p

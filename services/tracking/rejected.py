@@ -11,10 +11,10 @@ import numpy as np
 from libs.pooling import Connection
 from services.tracking import store
 from services.tracking.ingest import copying, judging
-from services.tracking.ingest.decoding import NO_SPEED, NO_TIME
+from services.tracking.ingest.decoding import NO_SPEED, time_us
 from services.tracking.ingest.judging import Months, Rows
 from services.tracking.ingest.known import as_trip_id
-from services.tracking.model import NANOS_MAX, SECONDS_MAX, SECONDS_MIN, RejectedPoint
+from services.tracking.model import RejectedPoint
 
 REPLAY_MAX = 10_000
 
@@ -83,16 +83,11 @@ def _rows(points: list[RejectedPoint], places: dict[str | None, int]) -> Rows:
         batch=np.zeros(count, np.int64),
         index=np.arange(count),
         trip=np.array([places[point.trip_id] for point in points], np.int64),
-        time_us=np.array([_time_us(point) for point in points], np.int64),
+        time_us=np.array(
+            [time_us(point.time_seconds, point.time_nanos) for point in points], np.int64
+        ),
         lat=floats([point.lat for point in points]),
         lng=floats([point.lng for point in points]),
         speed=floats([NO_SPEED if p.speed_kph is None else p.speed_kph for p in points]),
         malformed=None,
     )
-
-
-def _time_us(point: RejectedPoint) -> int:
-    seconds, nanos = point.time_seconds, point.time_nanos or 0
-    if seconds is None or not SECONDS_MIN <= seconds <= SECONDS_MAX or not 0 <= nanos <= NANOS_MAX:
-        return int(NO_TIME)
-    return seconds * 1_000_000 + nanos // 1_000

@@ -55,6 +55,7 @@ TRIP_ALWAYS = {
     "id": "id",
     "started_at": '"startedAt"',
     "ended_at": '"endedAt"',
+    "point_count": '"pointCount"',
     "points_dropped_at": '"pointsDroppedAt"',
 }
 TRIP_PATHS = tuple(TRIP_FIELDS)
@@ -115,7 +116,6 @@ class DroppedTrip:
     id: uuid.UUID
     status: str
     legal_hold: bool
-    summarised: bool
     points: int
 
 

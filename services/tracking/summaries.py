@@ -55,8 +55,11 @@ class Summaries:
         for org_id, trip_ids in touched.items():
             try:
                 await self._settle(org_id, trip_ids)
-            except Exception as error:  # noqa: BLE001 (the sweep does it later; the others go on)
+            except Exception as error:  # noqa: BLE001 (the others go on)
                 log.warning("summary delayed", extra={"exception": telemetry.describe(error)})
+                # The sweep looks at a trip once; what is left of these stays due until it is done.
+                self._touched.setdefault(org_id, set()).update(trip_ids)
+                self._wake.set()
 
     async def _settle(self, org_id: uuid.UUID, trip_ids: set[uuid.UUID]) -> None:
         async with self._orgs.read(org_id) as conn:
@@ -64,6 +67,7 @@ class Summaries:
         for trip in windows:
             if trip.ended_at is not None:
                 await self.compute(org_id, trip.id)
+            trip_ids.discard(trip.id)
 
     async def compute(self, org_id: uuid.UUID, trip_id: uuid.UUID) -> Trip:
         """Derive an ended trip's summary from its points; returns the trip with it.
@@ -94,11 +98,15 @@ class Summaries:
         async with self._orgs.read(org_id) as conn:
             due = await store.unsettled_trips(conn, org_id, before, SWEEP_TRIPS_MAX)
         for trip_id in due:
-            if await self._differs(org_id, trip_id):
-                log.info("summary mended", extra={"trip_id": str(trip_id)})
-                await self.compute(org_id, trip_id)
+            await self.mend(org_id, trip_id)
             async with self._orgs.write(org_id) as conn:
                 await store.settle_trip(conn, org_id, trip_id)
+
+    async def mend(self, org_id: uuid.UUID, trip_id: uuid.UUID) -> None:
+        """Compute an ended trip's summary if it does not speak of the points that are there."""
+        if await self._differs(org_id, trip_id):
+            log.info("summary mended", extra={"trip_id": str(trip_id)})
+            await self.compute(org_id, trip_id)
 
     async def _differs(self, org_id: uuid.UUID, trip_id: uuid.UUID) -> bool:
         async with self._orgs.read(org_id) as conn:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -17,7 +19,6 @@ import pytest
 from driveflow.tracking.v1 import tracking_pb2 as pb
 
 from libs import pooling
-from libs.client import refusal
 from tests import postgres
 from tests.postgres import Database
 from tests.tracking.chaos.device import RESTLESS
@@ -92,8 +93,9 @@ async def test_devices_that_vanish_while_their_old_streams_are_being_stored_lose
     crashable: Database, tmp_path: Path
 ) -> None:
     async with site(crashable, tmp_path, devices=6, fates=RESTLESS) as (place, running):
-        await until(lambda: place.endings["ghost", "ABORTED", "STREAM_SUPERSEDED"] > 5, "ghosts")
+        await until(lambda: place.count("ghost") > 10, "streams were superseded")
         verdict = await place.finish(running)
+    print(place.endings, [(t.get_stack()) for d in place.devices for t in d._tasks if not t.done()])
     assert verdict.faults == {}
 
 
@@ -105,15 +107,22 @@ async def test_of_streams_that_open_one_upload_at_once_exactly_one_lives(
         request = pb.StreamTripPointsRequest(open=pb.OpenUpload(upload_id=str(uuid4())))
         calls = [stub.StreamTripPoints() for _ in range(4)]
         await asyncio.gather(*(call.write(request) for call in calls))
-        ended = {asyncio.ensure_future(call.code()): call for call in calls}
-        await until(lambda ended=ended: sum(code.done() for code in ended) >= 3, "three end")
-        (alive,) = (call for code, call in ended.items() if not code.done())
-        assert await alive.read() is not grpc.aio.EOF
+        reading = [asyncio.ensure_future(_last(call)) for call in calls]
+        await until(lambda reading=reading: sum(r.done() for r in reading) >= 3, "three end")
+        (alive,) = (call for call, r in zip(calls, reading, strict=True) if not r.done())
         await alive.write(pb.StreamTripPointsRequest(batch=pb.PointBatch(sequence=1)))
-        answer = await alive.read()
-        assert isinstance(answer, pb.StreamTripPointsResponse)
-        assert answer.ack.durable_through == 1
-        alive.cancel()
+        await alive.done_writing()
+        assert [await r for r in reading].count(1) == 1
+        assert await alive.code() is grpc.StatusCode.OK
+
+
+async def _last(call: Any) -> int:
+    """The last mark that a stream told; 0 when it was refused."""
+    through = 0
+    with suppress(grpc.aio.AioRpcError):
+        async for answer in call:
+            through = answer.ack.durable_through
+    return through
 
 
 async def test_a_pool_of_dead_connections_serves_the_first_call(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +104,12 @@ async def test_months_begin_at_midnight_utc_whatever_the_zone_of_the_session(
     )
     made = [bounds[f"TripPoint_2031_0{number}"] for number in (1, 2, 3, 4)]
     edges = [bound.split("'")[1::2] for bound in made]
-    assert all(one[1] == following[0] for one, following in zip(edges, edges[1:], strict=False))
+    assert all(one[1] == following[0] for one, following in pairwise(edges))
 
 
 @pytest.mark.parametrize(
     ("table", "start"),
-    [("Trip", "2031-05-01"), ("TripPoint; --", "2031-05-01"), (None, "2031-05-01")]
-    + [("TripPoint", None)],
+    [("Trip", "2031-05-01"), ("Trip; --", "2031-05-01"), (None, "2031-05-01"), ("TripPoint", None)],
 )
 async def test_only_trip_points_have_months(
     database: Database, table: str | None, start: str | None
@@ -177,10 +177,7 @@ async def test_operators_make_months_for_old_drives(school: School) -> None:
     assert list(created) == [name_of(next_month(start, count)) for count in range(14)]
     found = (await school.operator().ListPartitions(pb.ListPartitionsRequest())).partitions
     assert moment(found[0].start_time) == start
-    assert all(
-        one.end_time == following.start_time
-        for one, following in zip(found, found[1:], strict=False)
-    )
+    assert all(one.end_time == following.start_time for one, following in pairwise(found))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,9 +13,10 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
-from services.tracking import rejected, summaries
+from services.tracking import maintenance, rejected, summaries
 from services.tracking.ingest import known
-from tests.serving import at
+from tests.postgres import Database
+from tests.serving import at, serving
 from tests.tracking.stories import (
     School,
     dense,
@@ -243,3 +245,27 @@ async def test_nobody_replays_or_lists_another_schools_points(school: School) ->
     assert await neighbour.rejected() == []
     assert await replay(neighbour) == pb.ReplayRejectedPointsResponse()
     assert len(await school.rejected()) == 3
+
+
+async def test_rejected_points_are_kept_for_fourteen_days(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "EVERY_S", 0.1)
+    async with serving(database, tmp_path) as running:
+        school = School(running, tmp_path)
+        stray = way(await school.start_trip(), 1_500)
+        await school.upload(dense(str(uuid4()), stray))
+        running.clock.ahead = timedelta(days=13, hours=23)
+        await school.upload(track(str(uuid4()), stray[:1]))
+        await school.rows(
+            'UPDATE tracking."RejectedPoint" SET "createdAt" = now() + make_interval(days => 1)'
+            " WHERE index = 0"
+        )
+        assert len(await school.rejected()) == 1_000
+        running.clock.ahead = timedelta(days=14, minutes=1)
+        await eventually(lambda: counted(school), lambda count: count == 2)
+
+
+async def counted(school: School) -> int:
+    ((count,),) = await school.rows('SELECT count(*) FROM tracking."RejectedPoint"')
+    return int(count)

@@ -49,7 +49,7 @@ ROW = np.dtype(
 )
 
 
-def _blank() -> npt.NDArray[np.void]:
+def _blank() -> bytes:
     row = np.zeros(1, ROW)
     row["fields"] = 6
     for name in ("org", "trip", "ts", "lat", "lng", "speed"):
@@ -57,7 +57,7 @@ def _blank() -> npt.NDArray[np.void]:
     for name, scale in (("lat", 6), ("lng", 6), ("speed", 2)):
         row[name]["count"] = len(ROW[name].names or ()) - 4
         row[name]["scale"] = scale
-    return row
+    return row.tobytes()
 
 
 BLANK = _blank()
@@ -75,7 +75,7 @@ def speed_ckph(speed: Floats) -> Ints:
 
 def encode(rows: Rows, org_ids: Sequence[bytes], trip_ids: Sequence[bytes]) -> bytes:
     """A whole COPY stream; `org_ids` by batch and `trip_ids` by trip, 16 bytes each."""
-    table = np.repeat(BLANK, len(rows))
+    table = np.frombuffer(bytearray(BLANK * len(rows)), ROW)
     table["org"] = np.frombuffer(b"".join(org_ids), "V16")[rows.batch]
     table["trip"] = np.frombuffer(b"".join(trip_ids), "V16")[rows.trip]
     table["ts"] = rows.time_us - POSTGRES_EPOCH_US

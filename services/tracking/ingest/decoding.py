@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
+from services.tracking.ingest import wire
 from services.tracking.model import NANOS_MAX, SECONDS_MAX, SECONDS_MIN, RejectedPoint
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Original = tuple[int | None, int | None, float, float, float | None]
 """Seconds, nanos, latitude, longitude, speed of a point as it was received."""
-DenseColumns = tuple[Ints, Floats, Floats, Floats]
+Columns = tuple[Ints, Floats, Floats, Floats]
 """Times, latitudes, longitudes, speeds."""
 
 NO_SPEED = -1e300
 """Stands for "none given" in a column of speeds; NaN would be a speed that was given."""
-NO_TIME = np.iinfo(np.int64).min
+NO_TIME = int(np.iinfo(np.int64).min)
 """Stands for a time that is missing or no time."""
 
 
@@ -39,6 +40,8 @@ class Segment:
     first_index: int
     """Place of its first point in the batch."""
     count: int
+    wire: bytes = b""
+    """Plain points, serialized; empty for a dense track."""
     malformed: bool = False
 
 
@@ -51,12 +54,8 @@ class Batch:
     message: pb.PointBatch
     count: int = 0
     plain: list[Segment] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
-    lats: list[float] = field(default_factory=list)
-    lngs: list[float] = field(default_factory=list)
-    speeds: list[float] = field(default_factory=list)
     dense: list[Segment] = field(default_factory=list)
-    dense_columns: list[DenseColumns] = field(default_factory=list)
+    dense_columns: list[Columns] = field(default_factory=list)
 
 
 def count_points(message: pb.PointBatch) -> int:
@@ -70,34 +69,55 @@ def dense_length(dense: pb.DenseTrack) -> int:
 
 
 def decode(upload: OpenedUpload, message: pb.PointBatch) -> Batch:
-    """The columns of a batch."""
+    """Where a batch's points are; dense ones are read, plain ones by `plain_columns`."""
     batch = Batch(upload, message.sequence, message)
     for track in message.tracks:
-        points = track.points
-        if points:
-            batch.plain.append(Segment(track.trip_id, batch.count, len(points)))
-            batch.count += len(points)
-            _decode_plain(batch, points)
+        count = len(track.points)
+        if count:
+            serialized = track.SerializeToString()[_header_bytes(track.trip_id) :]
+            batch.plain.append(Segment(track.trip_id, batch.count, count, serialized))
+            batch.count += count
         if track.HasField("dense"):
             _decode_dense(batch, track.trip_id, track.dense)
     return batch
 
 
-def _decode_plain(batch: Batch, points: object) -> None:
-    times, lats, lngs, speeds = batch.times, batch.lats, batch.lngs, batch.speeds
-    for point in points:  # type: ignore[attr-defined]
-        time = point.time
-        seconds, nanos = time.seconds, time.nanos
-        if not 0 <= nanos <= NANOS_MAX or not SECONDS_MIN <= seconds <= SECONDS_MAX:
-            times.append(NO_TIME)
-        elif seconds or nanos or point.HasField("time"):
-            times.append(seconds * 1_000_000 + nanos // 1_000)
-        else:
-            times.append(NO_TIME)
-        lats.append(point.lat)
-        lngs.append(point.lng)
-        speed = point.speed_kph
-        speeds.append(speed if speed or point.HasField("speed_kph") else NO_SPEED)
+def plain_columns(batches: Sequence[Batch]) -> Columns:
+    """The columns of all plain points of the batches, in their order."""
+    owners = [(batch, segment) for batch in batches for segment in batch.plain]
+    counts = [segment.count for _, segment in owners]
+    parts = [segment.wire for _, segment in owners]
+    times, lats, lngs, speeds, unread = wire.read(parts, counts, NO_SPEED)
+    if len(unread):
+        ends = np.cumsum(counts)
+        for row in unread.tolist():
+            place = int(np.searchsorted(ends, row, side="right"))
+            batch, segment = owners[place]
+            index = segment.first_index + row - (int(ends[place]) - segment.count)
+            ((_, original),) = _originals(batch.message, [index])
+            times[row], lats[row], lngs[row], speeds[row] = _values(original)
+    return times, lats, lngs, speeds
+
+
+def _values(original: Original) -> tuple[int, float, float, float]:
+    """A point of an uncommon shape as columns have it."""
+    seconds, nanos, lat, lng, speed = original
+    return time_us(seconds, nanos), lat, lng, NO_SPEED if speed is None else speed
+
+
+def time_us(seconds: int | None, nanos: int | None) -> int:
+    """A Timestamp as microseconds, cut; NO_TIME when it is missing or none of the years 1-9999."""
+    if seconds is None or not SECONDS_MIN <= seconds <= SECONDS_MAX:
+        return NO_TIME
+    if nanos is None or not 0 <= nanos <= NANOS_MAX:
+        return NO_TIME
+    return seconds * 1_000_000 + nanos // 1_000
+
+
+def _header_bytes(trip_id: str) -> int:
+    """Bytes of a serialized track before its points: the trip's id."""
+    length = len(trip_id.encode())
+    return 1 + (length.bit_length() + 6) // 7 + length if length else 0
 
 
 def _decode_dense(batch: Batch, trip_id: str, dense: pb.DenseTrack) -> None:
@@ -115,7 +135,7 @@ def _decode_dense(batch: Batch, trip_id: str, dense: pb.DenseTrack) -> None:
     batch.count += length
 
 
-def _dense_columns(dense: pb.DenseTrack, length: int) -> DenseColumns:
+def _dense_columns(dense: pb.DenseTrack, length: int) -> Columns:
     # Sums of hostile deltas may wrap around; what they give is judged like any other value.
     times = np.cumsum(np.array(dense.time_us, np.int64))
     lats = np.cumsum(np.array(dense.lat_e6, np.int64)) / 1e6

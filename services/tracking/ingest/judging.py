@@ -14,10 +14,10 @@ from services.tracking.ingest.decoding import (
     NO_SPEED,
     NO_TIME,
     Batch,
-    DenseColumns,
     Floats,
     Ints,
     Segment,
+    plain_columns,
 )
 from services.tracking.model import (
     CLOCK_SLACK,
@@ -129,19 +129,14 @@ class Trips:
 def assemble(batches: Sequence[Batch], trips: Trips) -> Rows:
     """The points of the batches, plain ones first, then dense ones."""
     segments: list[tuple[int, int, Segment]] = []
-    plain: tuple[list[int], list[float], list[float], list[float]] = ([], [], [], [])
-    dense: list[DenseColumns] = []
     for place, batch in enumerate(batches):
         org_id = batch.upload.org_id
         segments += [(place, trips.keys[org_id, s.trip_id], s) for s in batch.plain]
-        plain[0].extend(batch.times)
-        plain[1].extend(batch.lats)
-        plain[2].extend(batch.lngs)
-        plain[3].extend(batch.speeds)
+    columns = [plain_columns(batches)]
     for place, batch in enumerate(batches):
         org_id = batch.upload.org_id
         segments += [(place, trips.keys[org_id, s.trip_id], s) for s in batch.dense]
-        dense += batch.dense_columns
+        columns += batch.dense_columns
     counts = np.array([segment.count for _, _, segment in segments], np.int64)
     starts = np.cumsum(counts) - counts
     firsts = np.array([segment.first_index for _, _, segment in segments], np.int64)
@@ -150,10 +145,10 @@ def assemble(batches: Sequence[Batch], trips: Trips) -> Rows:
         np.repeat(np.array([place for place, _, _ in segments], np.int64), counts),
         np.arange(int(counts.sum())) + np.repeat(firsts - starts, counts),
         np.repeat(np.array([trip for _, trip, _ in segments], np.int64), counts),
-        np.concatenate([np.array(plain[0], np.int64), *(columns[0] for columns in dense)]),
-        np.concatenate([np.array(plain[1], np.float64), *(columns[1] for columns in dense)]),
-        np.concatenate([np.array(plain[2], np.float64), *(columns[2] for columns in dense)]),
-        np.concatenate([np.array(plain[3], np.float64), *(columns[3] for columns in dense)]),
+        np.concatenate([column[0] for column in columns]),
+        np.concatenate([column[1] for column in columns]),
+        np.concatenate([column[2] for column in columns]),
+        np.concatenate([column[3] for column in columns]),
         np.repeat(malformed, counts) if malformed.any() else None,
     )
 

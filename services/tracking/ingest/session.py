@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,6 +18,8 @@ from services.tracking.ingest import decoding
 from services.tracking.ingest.writer import OpenedUpload, Writer
 
 BATCH_POINTS_MAX = 10_000
+ACK_EVERY_S = 0.2
+"""While more is on its way, acknowledgements are put together for so long."""
 SETTLE_S = 4.0
 """Longest wait for the last acknowledgement of a stream that ends."""
 
@@ -80,13 +83,15 @@ class Session:
         self._writer = writer
         self._context = context
         self._wake = asyncio.Event()
+        self._told_at = float("-inf")
+        self._later: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve the stream to its end; raises why it ended unless the gateway half-closed."""
         stream = calls.stream()
         upload = await self._open()
         stream.ends_itself = True
-        upload.wake = self._wake.set
+        upload.wake = partial(self._progress, upload)
         stream.ending.add_done_callback(lambda _: self._wake.set())
         reader = asyncio.ensure_future(self._read(upload))
         reader.add_done_callback(lambda _: self._wake.set())
@@ -100,6 +105,8 @@ class Session:
         finally:
             reader.cancel()
             self._writer.closed(upload)
+            if self._later is not None:
+                self._later.cancel()
 
     async def _open(self) -> OpenedUpload:
         first = await self._context.read()
@@ -120,6 +127,19 @@ class Session:
                 raise InvalidArgument("OPEN_REPEATED", "The stream is open already.")
             if kind == "batch":
                 await take(self._writer, upload, message.batch)
+
+    def _progress(self, upload: OpenedUpload) -> None:
+        """Wake at once when nothing is on its way any more, else when the last word is old enough.
+
+        A message costs more than the ten points that it may acknowledge.
+        """
+        loop = asyncio.get_running_loop()
+        due = self._told_at + ACK_EVERY_S
+        settled = upload.durable_through >= upload.received_through
+        if settled or upload.failure is not None or loop.time() >= due:
+            self._wake.set()
+        elif self._later is None:
+            self._later = loop.call_at(due, self._wake.set)
 
     async def _acknowledge_until_end(
         self, upload: OpenedUpload, reader: asyncio.Future[None], stream: calls.Stream
@@ -144,6 +164,7 @@ class Session:
 
     async def _settle(self, upload: OpenedUpload, told: int) -> None:
         """Whatever was received is stored and acknowledged before the stream ends."""
+        upload.wake = self._wake.set
         try:
             async with asyncio.timeout(SETTLE_S):
                 await settled(upload, self._wake)
@@ -156,6 +177,10 @@ class Session:
                 await self._write_ack(upload)
 
     async def _write_ack(self, upload: OpenedUpload) -> None:
+        self._told_at = asyncio.get_running_loop().time()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         await self._context.write(
             pb.StreamTripPointsResponse(ack=acknowledge(self._writer, upload))
         )

@@ -104,6 +104,8 @@ class _Flush:
     batches: Sequence[Batch]
     rows: Rows
     trips: list[TripState]
+    orgs: list[uuid.UUID]
+    """Whose each trip is."""
     duplicates: dict[OpenedUpload, int]
     rejected: dict[OpenedUpload, list[RejectedPoint]]
 
@@ -319,7 +321,7 @@ class Writer:
             await self._keep_rejected(rejected)
             rows = rows.take(verdicts == 0)
         rows, duplicates = _without_duplicates(batches, rows, states)
-        flush = _Flush(batches, rows, states, duplicates, rejected)
+        flush = _Flush(batches, rows, states, [org for org, _ in trips.keys], duplicates, rejected)
         await store_flush(flush, _uploads(batches))
 
     async def _store_fast(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
@@ -404,10 +406,8 @@ class Writer:
         self._touch(flush, rows)
 
     def _touch(self, flush: _Flush, rows: Rows) -> None:
-        pairs = np.unique(np.stack([rows.batch, rows.trip]), axis=1).T
-        for place, trip in pairs.tolist():
-            org_id = flush.batches[place].upload.org_id
-            self._summaries.touch(org_id, uuid.UUID(bytes=flush.trips[trip].id))
+        for trip in np.unique(rows.trip).tolist():
+            self._summaries.touch(flush.orgs[trip], uuid.UUID(bytes=flush.trips[trip].id))
 
     async def _keep_rejected(self, rejected: dict[OpenedUpload, list[RejectedPoint]]) -> None:
         """Keep them before the marks move: a crash between the two loses nothing."""

@@ -65,6 +65,10 @@ class Site:
         """How all streams and calls ended."""
         return sum((device.endings for device in self.devices), Counter())
 
+    def count(self, what: str, *ending: str) -> int:
+        """How many openings, streams, ghosts or calls have ended, in one way or in any."""
+        return sum(n for key, n in self.endings.items() if key[: 1 + len(ending)] == (what, *ending))
+
     async def kill_database(self) -> None:
         """Crash PostgreSQL in the middle of everything, and start it again."""
         await asyncio.to_thread(self.postgres.kill9)
@@ -168,7 +172,13 @@ async def site(
     service = Service(database, folder, drain_s=drain_s)
     made = [
         Device(
-            service, f"device-{n}", random.Random(seed * 1_000 + n), points_per_s, trip_points
+            service,
+            f"device-{n}",
+            random.Random(seed * 1_000 + n),  # noqa: S311
+            points_per_s,
+            trip_points,
+            fates,
+            repeats=n % 2 == 1,
         )
         for n in range(devices)
     ]

@@ -1,0 +1,119 @@
+"""What the documentation says of the code is so."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from driveflow.tracking.v1 import tracking_pb2 as pb
+from libs.bootstrap import ROLES
+from libs.gateway import dense_track
+from libs.local.paths import ROOT
+from libs.settings import PREFIX, Settings
+from services.tracking import drive
+from services.tracking.__main__ import Settings as TrackingSettings
+from services.tracking.ingest.judging import REASONS
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+TRACKING = (ROOT / "docs" / "tracking.md").read_text()
+SETTING = re.compile(rf"^\| `{PREFIX}(\w+)` \| (.+?) \| .+ \|$", re.MULTILINE)
+INSTRUMENT = re.compile(r'"((?:driveflow|rpc\.server|db\.client)\.[a-z_.]+)",\s+"[s{]')
+T0_US = 1_767_603_600_000_000
+
+
+def test_the_tables_of_settings_are_those_of_the_code() -> None:
+    common = len(Settings.model_fields)
+    listed = [(name.lower(), default) for name, default in SETTING.findall(OPERATIONS)]
+    assert listed[:common] == defaults(Settings)
+    assert listed[common:] == defaults(TrackingSettings)[common:]
+
+
+def defaults(kind: type[Settings]) -> list[tuple[str, str]]:
+    return [
+        (name, "required" if field.is_required() else written(field.default))
+        for name, field in kind.model_fields.items()
+    ]
+
+
+def written(default: object) -> str:
+    if default is None:
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_every_metric_is_listed() -> None:
+    modules = [*ROOT.glob("libs/*.py"), *ROOT.glob("services/**/*.py")]
+    made = {name for path in modules for name in INSTRUMENT.findall(path.read_text())}
+    assert made
+    assert made == set(re.findall(r"^\| `([a-z]+\.[a-z_.]+)` \|", OPERATIONS, re.MULTILINE))
+
+
+def test_every_role_is_listed() -> None:
+    section = OPERATIONS.partition("## Roles")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \| (yes|no) \|", section, re.MULTILINE)
+    listed = {
+        name: login == "yes" for names, login in rows for name in re.findall("`(.+?)`", names)
+    }
+    assert listed == {role.name: role.login for role in ROLES}
+
+
+def test_the_roles_that_see_all_schools_are_named_in_the_security_page() -> None:
+    security = (ROOT / "SECURITY.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (?:yes|no) \|", security, re.MULTILINE)
+    assert sorted(rows) == sorted(role.name for role in ROLES if role.bypass_rls)
+
+
+def test_every_reason_to_reject_a_point_is_explained_in_order_of_judgement() -> None:
+    section = TRACKING.partition("## Which points are stored")[2].partition("\n## ")[0]
+    assert tuple(re.findall(r"^\| `([A-Z_]+)` \|", section, re.MULTILINE)) == REASONS[1:]
+
+
+def test_every_driving_event_is_explained() -> None:
+    kinds = {name.removeprefix("DRIVING_EVENT_KIND_") for name in pb.DrivingEventKind.keys()[1:]}
+    assert kinds <= set(re.findall(r"^\| `([A-Z_]+)` \|", TRACKING, re.MULTILINE))
+
+
+def test_every_figure_of_a_summary_is_explained() -> None:
+    section = TRACKING.partition("## What a trip tells")[2].partition("**The hash**")[0]
+    listed = re.findall(r"^\| `([a-z_]+)` \|", section, re.MULTILINE)
+    assert listed == [field.name for field in pb.TripSummary.DESCRIPTOR.fields]
+
+
+def test_the_bytes_of_the_dense_example_are_right() -> None:
+    track = dense_track(
+        "",
+        [T0_US, T0_US + 1_000_000, T0_US + 2_000_000],
+        [-33.8688, -33.86871, -33.868615],
+        [151.2093, 151.20931, 151.209322],
+        [36.0, 37.25, None],
+    )
+    assert pb.DenseTrack.FromString(example(0)) == track.dense
+
+
+def test_the_hash_of_the_example_is_right_and_the_rule_is_the_codes() -> None:
+    points = drive.Points(
+        np.array([T0_US, T0_US + 1_000_000, T0_US + 2_000_000]),
+        np.array([-33_868_800, -33_868_710, -33_868_615]),
+        np.array([151_209_300, 151_209_310, 151_209_322]),
+        np.array([3600, 3725, -1]),
+    )
+    assert drive.points_hash(points) == example(2)
+    assert hashlib.sha256(example(1)).digest() == example(2)
+    quoted = " ".join(re.sub(r"^> ?", "", TRACKING, flags=re.MULTILINE).split())
+    assert " ".join((inspect.getdoc(drive.points_hash) or "-").split()) in quoted
+
+
+def example(number: int) -> bytes:
+    return bytes.fromhex(re.findall(r"```hex\n(.+?)```", TRACKING, re.DOTALL)[number])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
