@@ -208,7 +208,8 @@ class Chain:
                 for timer in timers:
                     timer.cancel()
                 work.cancel()
-                await asyncio.wait({work})
+                # Also takes note of how it ended, where nobody hears of it any more.
+                await asyncio.gather(work, return_exceptions=True)
 
         return handler
 

@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -191,17 +191,27 @@ class ObservedCursor(AsyncCursor[TupleRow]):
     """A cursor with a span and a duration per statement, named as in queries.sql."""
 
     async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        name = query_name(query)
-        started = time.perf_counter()
-        with span(name, **{"db.system.name": "postgresql", "db.query.summary": name}):
-            try:
-                return await super().execute(query, *args, **kwargs)
-            finally:
-                if _state.query_duration is not None:
-                    _state.query_duration.record(
-                        time.perf_counter() - started,
-                        {"db.system.name": "postgresql", "db.query.summary": name},
-                    )
+        with _observed(query):
+            return await super().execute(query, *args, **kwargs)
+
+    @asynccontextmanager
+    async def copy(self, statement: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with _observed(statement):
+            async with super().copy(statement, *args, **kwargs) as copy:
+                yield copy
+
+
+@contextmanager
+def _observed(query: Any) -> Iterator[None]:
+    name = query_name(query)
+    attributes = {"db.system.name": "postgresql", "db.query.summary": name}
+    started = time.perf_counter()
+    with span(name, **attributes):
+        try:
+            yield
+        finally:
+            if _state.query_duration is not None:
+                _state.query_duration.record(time.perf_counter() - started, attributes)
 
 
 def cursor_factory() -> type[AsyncCursor[TupleRow]] | None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import postgres
 from tests.postgres import Database, Server
 from tests.serving import Tracking, serving
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=60)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_report_header() -> str:

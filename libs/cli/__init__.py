@@ -15,8 +15,8 @@ from libs.migrations import MigrationFailed
 MODULES = ("database", "token", "doctor", "tracking")
 
 
-def main() -> None:
-    """Run the command that the arguments name."""
+def commands() -> typer.Typer:
+    """The command with everything below it."""
     app = typer.Typer(
         help="DriveFlow: prepare, inspect and use the platform.",
         no_args_is_help=True,
@@ -25,7 +25,12 @@ def main() -> None:
     )
     for name in MODULES:
         app.add_typer(import_module(f"libs.cli.{name}").app)
+    return app
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
     try:
-        app()
+        commands()()
     except (BootstrapFailed, MigrationFailed, KeyUnusable) as error:
         sys.exit(f"driveflow: {error}")

@@ -52,14 +52,19 @@ class Summaries:
     async def settle_touched(self) -> None:
         """Compute the summaries of touched trips that have ended."""
         touched, self._touched = self._touched, {}
-        for org_id, trip_ids in touched.items():
+        while touched:
+            org_id, trip_ids = touched.popitem()
             try:
                 await self._settle(org_id, trip_ids)
+            except asyncio.CancelledError:
+                # The process is stopping: whoever is called last does the rest.
+                self._touched = {**touched, org_id: trip_ids, **self._touched}
+                raise
             except Exception as error:  # noqa: BLE001 (the others go on)
                 log.warning("summary delayed", extra={"exception": telemetry.describe(error)})
-                # The sweep looks at a trip once; what is left of these stays due until it is done.
-                self._touched.setdefault(org_id, set()).update(trip_ids)
-                self._wake.set()
+                if isinstance(errors.translate(error), errors.Unavailable):
+                    self._touched.setdefault(org_id, set()).update(trip_ids)
+                    self._wake.set()
 
     async def _settle(self, org_id: uuid.UUID, trip_ids: set[uuid.UUID]) -> None:
         async with self._orgs.read(org_id) as conn:

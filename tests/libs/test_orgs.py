@@ -91,10 +91,13 @@ async def test_what_a_read_asks_is_of_one_moment(scoped: Orgs) -> None:
 
 
 async def test_a_write_that_fails_leaves_nothing(scoped: Orgs) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def fail() -> None:
         async with scoped.write(SCHOOL) as conn:
             await conn.execute(ADD, [SCHOOL])
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     async with scoped.read(SCHOOL) as conn:
         assert await one(conn, SEEN) is None
 

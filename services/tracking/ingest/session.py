@@ -20,6 +20,8 @@ from services.tracking.ingest.writer import OpenedUpload, Writer
 BATCH_POINTS_MAX = 10_000
 ACK_EVERY_S = 0.2
 """While more is on its way, acknowledgements are put together for so long."""
+ACK_LINGER_S = 0.02
+"""So long a stream that was told lately is given to send more before it is told again."""
 SETTLE_S = 4.0
 """Longest wait for the last acknowledgement of a stream that ends."""
 
@@ -46,17 +48,17 @@ async def take(writer: Writer, upload: OpenedUpload, batch: pb.PointBatch) -> No
             f"Expected batch {expected}, got {batch.sequence}.",
             metadata={"expected_sequence": str(expected)},
         )
-    points = decoding.count_points(batch)
-    if points > BATCH_POINTS_MAX:
+    if batch.sequence < expected:
+        upload.duplicates += decoding.count_points(batch)
+        upload.wake()
+        return
+    decoded = decoding.decode(upload, batch)
+    if decoded.count > BATCH_POINTS_MAX:
         raise InvalidArgument(
             "BATCH_TOO_LARGE", f"A batch has at most {BATCH_POINTS_MAX:,} points."
         )
-    if batch.sequence < expected:
-        upload.duplicates += points
-        upload.wake()
-        return
     upload.received_through = batch.sequence
-    await writer.submit(decoding.decode(upload, batch))
+    await writer.submit(decoded)
 
 
 def acknowledge(writer: Writer, upload: OpenedUpload) -> pb.UploadAck:
@@ -129,17 +131,30 @@ class Session:
                 await take(self._writer, upload, message.batch)
 
     def _progress(self, upload: OpenedUpload) -> None:
-        """Wake at once when nothing is on its way any more, else when the last word is old enough.
+        """Wake when it is time for a word: a message costs more than the ten points it may tell of.
 
-        A message costs more than the ten points that it may acknowledge.
+        That is at once when the last one is long ago or something is wrong.
         """
-        loop = asyncio.get_running_loop()
-        due = self._told_at + ACK_EVERY_S
-        settled = upload.durable_through >= upload.received_through
-        if settled or upload.failure is not None or loop.time() >= due:
+        now = asyncio.get_running_loop().time()
+        if upload.failure is not None or now >= self._told_at + ACK_EVERY_S:
             self._wake.set()
         elif self._later is None:
-            self._later = loop.call_at(due, self._wake.set)
+            self._wait(upload, now)
+
+    def _wait(self, upload: OpenedUpload, now: float) -> None:
+        due = self._told_at + ACK_EVERY_S
+        if upload.durable_through >= upload.received_through:
+            due = min(due, now + ACK_LINGER_S)
+        self._later = asyncio.get_running_loop().call_at(due, self._due, upload)
+
+    def _due(self, upload: OpenedUpload) -> None:
+        self._later = None
+        now = asyncio.get_running_loop().time()
+        settled = upload.durable_through >= upload.received_through
+        if settled or now >= self._told_at + ACK_EVERY_S:
+            self._wake.set()
+        else:
+            self._wait(upload, now)
 
     async def _acknowledge_until_end(
         self, upload: OpenedUpload, reader: asyncio.Future[None], stream: calls.Stream

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,7 +110,8 @@ class _Flush:
     rejected: dict[OpenedUpload, list[RejectedPoint]]
 
     def of(self, uploads: Sequence[OpenedUpload]) -> Rows:
-        chosen = np.array([batch.upload in uploads for batch in self.batches], np.bool_)
+        wanted = set(uploads)
+        chosen = np.array([batch.upload in wanted for batch in self.batches], np.bool_)
         return self.rows if chosen.all() else self.rows.take(chosen[self.rows.batch])
 
     def marks(self, uploads: Sequence[OpenedUpload]) -> list[tuple[Key, int]]:
@@ -164,6 +165,10 @@ class Writer:
     def opened(self, upload: OpenedUpload) -> None:
         """Take note of an open upload; a stream of this process that had it open is told."""
         before = self._open.get(upload.key)
+        if before is not None and before.epoch > upload.epoch:
+            # Of two that open at once the later one may be heard of first.
+            upload.fail(superseded())
+            return
         if before is not None:
             before.fail(superseded())
         self._open[upload.key] = upload
@@ -391,18 +396,20 @@ class Writer:
             if batch.upload in stored:
                 stored[batch.upload] += int(counts[place])
                 batch.upload.durable_through = batch.sequence
+        outcomes = Counter[str]()
         for upload in uploads:
             already = 0 if new is None else stored[upload] - new
             rejected = flush.rejected.get(upload, [])
-            duplicates = flush.duplicates.get(upload, 0) + already
+            outcomes["stored"] += stored[upload] - already
+            outcomes["duplicate"] += flush.duplicates.get(upload, 0) + already
+            outcomes["rejected"] += len(rejected)
             upload.stored += stored[upload] - already
-            upload.duplicates += duplicates
+            upload.duplicates += flush.duplicates.get(upload, 0) + already
             upload.rejected_count += len(rejected)
             upload.rejected += rejected[: REJECTIONS_TOLD_MAX - len(upload.rejected)]
-            self._points.add(stored[upload] - already, {"outcome": "stored"})
-            self._points.add(duplicates, {"outcome": "duplicate"})
-            self._points.add(len(rejected), {"outcome": "rejected"})
             upload.wake()
+        for outcome, count in outcomes.items():
+            self._points.add(count, {"outcome": outcome})
         self._touch(flush, rows)
 
     def _touch(self, flush: _Flush, rows: Rows) -> None:

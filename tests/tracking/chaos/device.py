@@ -41,6 +41,8 @@ RESTLESS = FATES[2:]
 STREAMS_END = {
     ("OK", ""),
     ("UNAVAILABLE", ""),
+    # It came when the server had closed its ears: no handler has seen it.
+    ("CANCELLED", ""),
     ("UNAVAILABLE", "SERVER_DRAINING"),
     ("UNAVAILABLE", "DATABASE_UNAVAILABLE"),
     ("UNAVAILABLE", "DATABASE_BUSY"),
@@ -161,7 +163,8 @@ class Device:
         self._produced = True
 
     async def _start(self, request: pb.StartTripRequest) -> str:
-        return (await self._insist(lambda stub: self._call(stub.StartTrip, request))).id
+        trip = await self._insist(lambda stub: self._call(stub.StartTrip, request))
+        return str(trip.id)
 
     async def _end(self, request: pb.EndTripRequest) -> None:
         await self._insist(lambda stub: self._call(stub.EndTrip, request))

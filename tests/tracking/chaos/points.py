@@ -44,7 +44,9 @@ def bad(like: Point, rng: random.Random) -> Bad:
         case 0:
             return Bad(like._replace(lat_e6=91_000_000), "LAT_OUT_OF_RANGE")
         case 1:
-            return Bad(like._replace(trip_id=str(uuid.UUID(int=rng.getrandbits(128)))), "TRIP_NOT_FOUND")
+            return Bad(
+                like._replace(trip_id=str(uuid.UUID(int=rng.getrandbits(128)))), "TRIP_NOT_FOUND"
+            )
         case _:
             return Bad(like._replace(time_us=like.time_us - 10**13), "BEFORE_TRIP")
 

@@ -81,11 +81,14 @@ class Service:
     async def is_serving(self) -> bool:
         """Whether health says so. Raises when the process has ended."""
         if self._running.poll() is not None:
-            raise RuntimeError(f"the service has ended, code {self._running.returncode}: {self.log}")
+            raise RuntimeError(
+                f"the service has ended, code {self._running.returncode}: {self.log}"
+            )
         async with self.channel() as channel:
-            health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            health = health_pb2_grpc.HealthStub(channel)
             try:
-                answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+                request = health_pb2.HealthCheckRequest()
+                answer = await health.Check(request, timeout=2)  # type: ignore[attr-defined]
             except grpc.aio.AioRpcError:
                 return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
@@ -124,9 +127,7 @@ class Service:
         }
 
 
-async def until(
-    condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S
-) -> float:
+async def until(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> float:
     """Wait until `condition` holds; how long that took, seconds. Raises TimeoutError."""
     began = time.monotonic()
     while True:

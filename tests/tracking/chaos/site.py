@@ -18,9 +18,10 @@ from libs.local.postgres import EmbeddedPostgres
 from tests.postgres import Database
 from tests.tracking.chaos.device import FATES, Device
 from tests.tracking.chaos.service import Service, until
-from tests.tracking.chaos.verdict import Verdict, judge
+from tests.tracking.chaos.verdict import SUMMARIES_WRONG, Verdict, judge
 
 FINISH_S = 240.0
+SUMMARY_S = 4.0
 # The sweep looks at trips that ended ten minutes ago; for the proof, that time has passed.
 _LET_TEN_MINUTES_PASS = """
 UPDATE tracking."Trip" SET "endRecordedAt" = "endRecordedAt" - make_interval(mins => 11)
@@ -67,7 +68,9 @@ class Site:
 
     def count(self, what: str, *ending: str) -> int:
         """How many openings, streams, ghosts or calls have ended, in one way or in any."""
-        return sum(n for key, n in self.endings.items() if key[: 1 + len(ending)] == (what, *ending))
+        return sum(
+            n for key, n in self.endings.items() if key[: 1 + len(ending)] == (what, *ending)
+        )
 
     async def kill_database(self) -> None:
         """Crash PostgreSQL in the middle of everything, and start it again."""
@@ -133,7 +136,7 @@ class Site:
             row = conn.execute(_CONNECTIONS, (self.database.name,)).fetchone()
         return int(row[0]) if row else 0
 
-    async def finish(self, running: asyncio.Future[object]) -> Verdict:
+    async def finish(self, running: asyncio.Future[list[None]]) -> Verdict:
         """Let every device send what it has, then hold the tables against their memory."""
         for device in self.devices:
             device.finishing = True
@@ -144,14 +147,20 @@ class Site:
 
     async def _sweep(self) -> None:
         """Summaries that a crash left behind are mended by the sweep of the next start."""
-        await self.service.stop()
         with psycopg.connect(self.database.admin_dsn, autocommit=True) as conn:
+
+            def summarised() -> bool:
+                return conn.execute(SUMMARIES_WRONG).fetchone() == (0,)
+
+            with suppress(TimeoutError):
+                await until(summarised, "late points are summarised", SUMMARY_S)
+                return
+            await self.service.stop()
             conn.execute(_LET_TEN_MINUTES_PASS)
             await self.service.start()
 
             def settled() -> bool:
-                row = conn.execute(_UNSETTLED).fetchone()
-                return row == (0,)
+                return conn.execute(_UNSETTLED).fetchone() == (0,)
 
             await until(settled, "the sweep has seen every trip")
 
@@ -167,14 +176,14 @@ async def site(
     fates: tuple[str, ...] = FATES,
     drain_s: float = 2.0,
     seed: int = 1,
-) -> AsyncIterator[tuple[Site, asyncio.Future[object]]]:
+) -> AsyncIterator[tuple[Site, asyncio.Future[list[None]]]]:
     """A site whose devices stream; and the future that ends with the devices."""
     service = Service(database, folder, drain_s=drain_s)
     made = [
         Device(
             service,
             f"device-{n}",
-            random.Random(seed * 1_000 + n),  # noqa: S311
+            random.Random(seed * 1_000 + n),
             points_per_s,
             trip_points,
             fates,
