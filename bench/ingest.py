@@ -168,7 +168,9 @@ class Bench:
 
     def profile(self, batch_points: int) -> Path:
         """Where the service spends its time: collapsed stacks, as flame graphs are made of."""
-        target = Path(tempfile.gettempdir()) / f"driveflow-ingest-{batch_points}.stacks"
+        # A folder of its own: another bench on the machine may be writing a profile as well.
+        folder = Path(tempfile.mkdtemp(prefix="driveflow-profile-"))
+        target = folder / f"ingest-{batch_points}.stacks"
         gateways = MANY_GATEWAYS if batch_points < 100 else GATEWAYS
         count = PROFILE_POINTS * min(batch_points, 100) // 100
         load = self._load(gateways, batch_points, count)
@@ -401,18 +403,21 @@ def print_bars(found: Mapping[str, float]) -> None:
 
 
 def print_profile(target: Path) -> None:
-    """The functions that took most, of a file of collapsed stacks."""
+    """What the service's main thread was busy with, by Python function with what it calls in C."""
     inside: Counter[str] = Counter()
     itself: Counter[str] = Counter()
-    total = 0
     for line in target.read_text().splitlines():
         stack, _, samples = line.rpartition(" ")
         frames = stack.split(";")
-        total += int(samples)
-        itself[frames[-1]] += int(samples)
-        for frame in set(frames):
+        python = [frame for frame in frames if ".py:" in frame]
+        waits = frames[-1].startswith(("poll (", "epoll_wait (", "epoll_pwait ("))
+        if waits or not python or any("threading.py" in frame for frame in python):
+            continue
+        itself[python[-1]] += int(samples)
+        for frame in set(python):
             inside[frame] += int(samples)
-    print(f"\nprofile: {target} ({total:,} samples)\n{'itself':>8}{'with callees':>14}")
+    total = sum(itself.values())
+    print(f"\nprofile: {target} ({total:,} busy samples)\n{'itself':>8}{'with callees':>14}")
     for frame, count in itself.most_common(PROFILE_LINES):
         print(f"{100 * count / total:7.1f}%{100 * inside[frame] / total:13.1f}%  {frame}")
 

@@ -190,7 +190,7 @@ def _overloaded() -> DomainError:
 
 
 def _statement_timeout() -> DomainError:
-    return DeadlineExceeded("STATEMENT_TIMEOUT", "The database took too long.")
+    return DeadlineExceeded("STATEMENT_TIMEOUT", "The database took too long.", retry_after_s=1)
 
 
 def _conflict() -> DomainError:

@@ -180,10 +180,10 @@ class Chain:
         async def handler(request: Any, context: Context) -> Any:
             token = access.bearer(context.invocation_metadata())
             caller = await verifier.verify(token)
-            rule.allow(caller)
             call = calls.current()
             if call is not None:
-                call.caller = caller
+                call.caller = caller  # also of a refused call: the log says whose it was
+            rule.allow(caller)
             return await inner(request, context)
 
         return handler

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ class Server:
         _add_reflection_v1_descriptor()
         services = [*self._services, "grpc.health.v1.Health"]
         names = ("grpc.reflection.v1alpha.ServerReflection", "grpc.reflection.v1.ServerReflection")
-        servicer = ReflectionServicer([*services, *names])
+        servicer = _Reflection([*services, *names])
         registered = _registered(
             reflection_pb2_grpc.add_ServerReflectionServicer_to_server, servicer
         )
@@ -199,6 +200,21 @@ class Server:
             raise WrongStart(
                 f"can't listen on {address}: is another process there? (DRIVEFLOW_LISTEN)"
             ) from error
+
+
+class _Reflection(ReflectionServicer):
+    """Also finds methods, which the descriptor pool does not (grpcurl describe)."""
+
+    def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
+        find: Any = super()._file_containing_symbol  # type: ignore[misc]
+        answer = find(request, fully_qualified_name)
+        service, _, method = fully_qualified_name.rpartition(".")
+        if answer.HasField("error_response") and service:
+            with suppress(KeyError):
+                found = descriptor_pool.Default().FindServiceByName(service)
+                if method in found.methods_by_name:
+                    return find(request, service)
+        return answer
 
 
 class _Health:

@@ -180,7 +180,8 @@ def _log_call(method: str, status: str, seconds: float, call: calls.Call) -> Non
         extra["reason"] = call.error_reason
     if call.caller is not None:
         extra["subject"] = call.caller.subject
-        extra["org_id"] = str(call.caller.org_id)
+        if call.caller.org_id is not None:
+            extra["org_id"] = str(call.caller.org_id)
     log.log(level, "rpc", extra=extra)
 
 

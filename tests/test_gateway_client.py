@@ -250,7 +250,7 @@ async def test_a_broken_stream_loses_nothing_and_repeats_nothing(
 async def test_no_script_of_breaks_makes_it_lose_or_repeat_a_point(
     server: ScriptedTracking, gateway_of: Open, seed: int
 ) -> None:
-    dice = random.Random(seed)  # noqa: S311
+    dice = random.Random(seed)
     for _ in range(12):
         batches = dice.randrange(6)
         server.scenes.append(Scene(batches, dice.randint(0, batches), dice.random() < 0.5))

@@ -64,7 +64,10 @@ def dense_track(
     lng: ArrayLike,
     speed_kph: Sequence[float | None] | ArrayLike | None = None,
 ) -> pb.Track:
-    """Columns of equal length, packed: about 6 bytes a point. A speed of None or NaN is none."""
+    """Columns of equal length, packed: 6 to 8 bytes a point at one fix a second.
+
+    A speed of None or NaN is none.
+    """
     dense = pb.DenseTrack(
         time_us=_steps(np.asarray(time_us, np.int64)),
         lat_e6=_steps(_scaled(lat, 1e6)),

@@ -9,6 +9,7 @@ import asyncio
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ import pytest
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs import pooling
+from libs.client import refusal
 from tests import postgres
 from tests.postgres import Database
 from tests.tracking.chaos.device import RESTLESS
 from tests.tracking.chaos.service import until
 from tests.tracking.chaos.site import site
-from tests.tracking.conftest import Tracking, settings
+from tests.tracking.conftest import Tracking, points, settings
 
 RECOVERY_S = 5.0
 """The promise is 3 s; this machine may be busy with other things."""
@@ -127,6 +129,25 @@ async def _last(call: Any) -> int:
         async for answer in call:
             through = answer.ack.durable_through
     return through
+
+
+async def test_a_stream_whose_points_meet_a_locked_table_is_told_to_open_again(
+    tracking: Tracking,
+) -> None:
+    stub = tracking.stub()
+    trip = await tracking.start_trip(stub)
+    call = stub.StreamTripPoints()
+    await call.write(pb.StreamTripPointsRequest(open=pb.OpenUpload(upload_id=str(uuid4()))))
+    await call.read()
+    track = pb.Track(trip_id=trip.id, points=points(datetime.now(UTC), 10))
+    batch = pb.PointBatch(sequence=1, tracks=[track])
+    with psycopg.connect(tracking.database.admin_dsn) as conn:
+        conn.execute('LOCK TABLE tracking."TripPoint" IN ACCESS EXCLUSIVE MODE')
+        await call.write(pb.StreamTripPointsRequest(batch=batch))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call.read()
+    assert refusal(raised.value).reason == "DATABASE_BUSY"
+    assert refusal(raised.value).code is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_pool_of_dead_connections_serves_the_first_call(

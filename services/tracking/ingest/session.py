@@ -35,6 +35,8 @@ async def open_upload(orgs: Orgs, writer: Writer, upload_id: str, gateway: str) 
         await store.forget_unacknowledged_rejections(conn, caller.org, caller.subject, key, through)
     upload = OpenedUpload(caller.org, caller.subject, key, epoch, through, through)
     writer.opened(upload)
+    if upload.failure is not None:
+        raise upload.failure
     return upload
 
 

@@ -49,6 +49,7 @@ SLOW_REST_MAX_S = 1.0
 CLEAN_FLUSHES_TO_LEAVE = 10
 REJECTIONS_TOLD_MAX = 1_000
 FLUSH_TRIES = 3
+_BUSY = (errors.Aborted, errors.DeadlineExceeded, errors.ResourceExhausted)
 
 Key = tuple[uuid.UUID, str, uuid.UUID]
 
@@ -286,6 +287,11 @@ class Writer:
             raise errors.Unavailable("DATABASE_BUSY", "The flush did not settle.", retry_after_s=1)
         except Exception as error:  # noqa: BLE001 (the lane must live; the streams are told)
             meaning = errors.translate(error)
+            if isinstance(meaning, _BUSY):
+                # A stream knows no deadline and no conflict: its gateway opens again and goes on.
+                meaning = errors.Unavailable(
+                    "DATABASE_BUSY", "The database is busy.", retry_after_s=1
+                )
             if isinstance(meaning, errors.Internal):
                 telemetry.log_fault(log, "flush failed", error, error_id=meaning.error_id)
             else:

@@ -46,14 +46,19 @@ STREAMS_END = {
     ("UNAVAILABLE", "SERVER_DRAINING"),
     ("UNAVAILABLE", "DATABASE_UNAVAILABLE"),
     ("UNAVAILABLE", "DATABASE_BUSY"),
-    ("ABORTED", "CONFLICT"),
     ("ABORTED", "STREAM_SUPERSEDED"),
 }
-CALLS_END = STREAMS_END | {
+OPENINGS_END = STREAMS_END | {("ABORTED", "CONFLICT"), ("DEADLINE_EXCEEDED", "STATEMENT_TIMEOUT")}
+CALLS_END = OPENINGS_END | {
     ("UNAVAILABLE", "CALL_ABANDONED"),
     ("DEADLINE_EXCEEDED", ""),
     ("DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED"),
-    ("DEADLINE_EXCEEDED", "STATEMENT_TIMEOUT"),
+}
+ENDINGS = {
+    "opening": OPENINGS_END,
+    "stream": STREAMS_END,
+    "ghost": STREAMS_END,
+    "call": CALLS_END,
 }
 # What grpc says here when a write meets a stream that has ended, whatever the server had said.
 MASK = "Internal error from Core"
@@ -414,7 +419,7 @@ class Device:
         ending = (refused.code.name, refused.reason)
         self.endings[what, *ending] += 1
         masked = not refused.reason and refused.message == MASK
-        if not masked and ending not in (CALLS_END if what == "call" else STREAMS_END):
+        if not masked and ending not in ENDINGS[what]:
             self._violate(f"{what} ended with {refused}")
 
 

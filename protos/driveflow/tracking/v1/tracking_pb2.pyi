@@ -624,11 +624,11 @@ class Track(_message.Message):
     """UUID of the trip."""
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___TripPoint]:
-        """Plain points: 34 bytes each on the wire."""
+        """Plain points: 28 to 43 bytes each on the wire."""
 
     @_builtins.property
     def dense(self) -> Global___DenseTrack:
-        """Packed points: about 6 bytes each. They come after `points` when both are there."""
+        """Packed points: 6 to 8 bytes each at one fix a second. They come after `points` when both are there."""
 
     def __init__(
         self,
