@@ -63,7 +63,7 @@ class Maintenance:
 
     async def round(self) -> None:
         """One round of all duties; the failure of one does not stop the others."""
-        await self._duty("partitions", self._partitions.finish_detaching)
+        await self._duty("partitions", self._partitions.finish_dropping)
         await self._duty("partitions", self._partitions.ensure_ahead)
         if time.monotonic() - self._analyzed_at >= ANALYZE_EVERY_S:
             await self._duty("analyze", self._partitions.analyze)

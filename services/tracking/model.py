@@ -54,10 +54,13 @@ class Trip:
     points_dropped_at: datetime | None = None
     created_at: datetime = EPOCH
 
-    @property
-    def window(self) -> Window:
-        """The times that its points may have."""
-        return window(self.started_at, self.ended_at)
+    def window(self, now: datetime) -> Window:
+        """The times that its stored points have; an open one's reach two minutes ahead.
+
+        Readers add it to their queries: without an end the months to come would be read too.
+        """
+        end = now if self.ended_at is None else self.ended_at
+        return Window(self.started_at - CLOCK_SLACK, end + CLOCK_SLACK + MICROSECOND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +123,6 @@ class Partition:
     row_estimate: int
     size_bytes: int
     detaching: bool
-
-
-def window(started_at: datetime, ended_at: datetime | None) -> Window:
-    """The times that a trip's stored points can have. An open trip's end is open."""
-    end = datetime.max.replace(tzinfo=UTC) if ended_at is None else ended_at + CLOCK_SLACK
-    return Window(started_at - CLOCK_SLACK, end if ended_at is None else end + MICROSECOND)
 
 
 def month(moment: datetime) -> datetime:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from psycopg import sql
 
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 MONTHS_AHEAD = 3
 RUNWAY_DAYS = 7
+PAGE_TRIPS = 200
+CONDEMNED = "being dropped by retention"
 
 
 class NoRunway(Exception):
@@ -102,14 +105,22 @@ class Partitions:
             return counted
         return [await self._drop(partition, dry_run=False) for partition in expired]
 
-    async def finish_detaching(self) -> None:
-        """Finish what a cancelled DETACH … CONCURRENTLY left behind."""
+    async def finish_dropping(self) -> None:
+        """Finish what an interrupted DETACH left half done, and drop what retention detached.
+
+        A month that an operator detached stays: it does not carry retention's note.
+        """
         for partition in await self.all():
             if partition.detaching:
                 log.info("finishing detach", extra={"partition": partition.name})
                 async with self._maintenance() as conn:
-                    await conn.execute(_statement("FINALIZE", partition.name))
-                    await _drop_table(conn, partition.name)
+                    await conn.execute(_detach(partition.name, "FINALIZE"))
+        async with connection(self._orgs.pool) as conn:
+            condemned = await store.list_condemned_partitions(conn, CONDEMNED)
+        for name in condemned:
+            log.info("finishing drop", extra={"partition": name})
+            async with self._maintenance() as conn:
+                await _drop_table(conn, name)
 
     async def analyze(self) -> None:
         """Statistics of the partitioned parent."""
@@ -127,41 +138,62 @@ class Partitions:
         dropped = Dropped(partition)
         within = Window(partition.start, partition.end)
         for org_id in await self.tenants():
-            await self._keep(org_id, within, dropped, dry_run=dry_run)
+            async for trips in self._trips(org_id, within):
+                _count(dropped, trips)
+                if not dry_run:
+                    await self._keep(org_id, within, trips)
         if not dry_run:
             async with self._maintenance() as conn:
-                if not partition.detaching:
-                    await conn.execute(_statement("CONCURRENTLY", partition.name))
-                else:
-                    await conn.execute(_statement("FINALIZE", partition.name))
+                await conn.execute(_condemn(partition.name))
+                how: Literal["FINALIZE", "CONCURRENTLY"] = (
+                    "FINALIZE" if partition.detaching else "CONCURRENTLY"
+                )
+                await conn.execute(_detach(partition.name, how))
                 await _drop_table(conn, partition.name)
             log.info("dropped", extra={"partition": partition.name, "points": dropped.points})
         return dropped
 
-    async def _keep(
-        self, org_id: uuid.UUID, within: Window, dropped: Dropped, *, dry_run: bool
-    ) -> None:
-        async with self._orgs.read(org_id) as conn:
-            trips = await store.dropped_trips(conn, org_id, within)
-        for trip in trips:
-            if trip.status == "open":
-                raise FailedPrecondition(
-                    "TRIP_OPEN",
-                    "An open trip has points there: end it first.",
-                    metadata={"trip_id": str(trip.id)},
+    async def _trips(
+        self, org_id: uuid.UUID, within: Window
+    ) -> AsyncIterator[list[store.DroppedTrip]]:
+        """A school's trips with points in a month, page by page."""
+        after_id = uuid.UUID(int=0)
+        while True:
+            async with self._orgs.read(org_id) as conn:
+                page = await store.dropped_trips(
+                    conn, org_id, within, after_id=after_id, limit=PAGE_TRIPS
                 )
-            dropped.trips += 1
-            dropped.points += trip.points
-            dropped.held_points += trip.points if trip.legal_hold else 0
-            if not dry_run:
-                await self._summaries.mend(org_id, trip.id)
-        if dry_run or not trips:
+            yield [trip for trip in page if trip.points]
+            if len(page) < PAGE_TRIPS:
+                return
+            after_id = page[-1].id
+
+    async def _keep(
+        self, org_id: uuid.UUID, within: Window, trips: list[store.DroppedTrip]
+    ) -> None:
+        """Each trip its summary, a held one its points."""
+        for trip in trips:
+            await self._summaries.mend(org_id, trip.id)
+        if not trips:
             return
         async with self._orgs.write(org_id) as conn:
             for trip in trips:
                 if trip.legal_hold:
                     await store.hold_points(conn, org_id, trip.id, within)
             await store.note_dropped_points(conn, org_id, [trip.id for trip in trips])
+
+
+def _count(dropped: Dropped, trips: list[store.DroppedTrip]) -> None:
+    for trip in trips:
+        if trip.status == "open":
+            raise FailedPrecondition(
+                "TRIP_OPEN",
+                "An open trip has points there: end it first.",
+                metadata={"trip_id": str(trip.id)},
+            )
+        dropped.trips += 1
+        dropped.points += trip.points
+        dropped.held_points += trip.points if trip.legal_hold else 0
 
 
 def runway_ends(partitions: list[Partition], now: datetime) -> datetime:
@@ -173,9 +205,16 @@ def runway_ends(partitions: list[Partition], now: datetime) -> datetime:
     return end
 
 
-def _statement(how: str, name: str) -> sql.Composed:
+def _detach(name: str, how: Literal["CONCURRENTLY", "FINALIZE"]) -> sql.Composed:
     return sql.SQL('ALTER TABLE tracking."TripPoint" DETACH PARTITION tracking.{} {}').format(
-        sql.Identifier(name), sql.SQL("CONCURRENTLY" if how == "CONCURRENTLY" else "FINALIZE")
+        sql.Identifier(name), sql.SQL(how)
+    )
+
+
+def _condemn(name: str) -> sql.Composed:
+    """The note by which a drop that is cut short is finished later."""
+    return sql.SQL("COMMENT ON TABLE tracking.{} IS {}").format(
+        sql.Identifier(name), sql.Literal(CONDEMNED)
     )
 
 

@@ -90,6 +90,11 @@ SELECT id
 -- Notes that a trip's summary was compared with its points.
 UPDATE "Trip" SET "settledAt" = now() WHERE "orgId" = %(org_id)s::uuid AND id = %(trip_id)s::uuid;
 
+-- name: unsettle_trips
+-- Late points are about to be stored: whatever happens then, the sweep looks at the trips again.
+UPDATE "Trip" SET "settledAt" = NULL
+ WHERE "orgId" = %(org_id)s::uuid AND id = ANY (%(trip_ids)s::uuid[]) AND "settledAt" IS NOT NULL;
+
 -- name: set_legal_hold
 -- Puts a trip on legal hold or takes it off.
 UPDATE "Trip" SET "legalHold" = %(hold)s::boolean, version = version + 1, "updatedAt" = now()
@@ -286,18 +291,33 @@ SELECT c.relname, pg_get_expr(c.relpartbound, c.oid), c.reltuples::bigint,
  WHERE i.inhparent = '"TripPoint"'::regclass
  ORDER BY c.relname;
 
+-- name: list_condemned_partitions
+-- platform: months that retention has detached and not dropped yet, by the note it left on them.
+SELECT c.relname
+  FROM pg_class AS c
+  JOIN pg_class AS parent
+    ON parent.oid = '"TripPoint"'::regclass AND parent.relnamespace = c.relnamespace
+ WHERE c.relkind = 'r' AND NOT c.relispartition
+   AND obj_description(c.oid, 'pg_class') = %(note)s::text
+ ORDER BY c.relname;
+
 -- name: create_monthly_partition
 -- platform: makes the partition of a month; whether it was missing.
 SELECT create_monthly_partition('TripPoint', %(month)s::date);
 
 -- name: dropped_trips
--- Trips of a school with points in a month that retention is about to drop.
+-- Trips of a school with points in a month that retention is about to drop; a page, behind the id.
 SELECT t.id, t.status, t."legalHold", p.points
-  FROM (SELECT "tripId", count(*) AS points FROM "TripPoint"
-         WHERE "orgId" = %(org_id)s::uuid AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz
-         GROUP BY "tripId") AS p
-  JOIN "Trip" AS t ON t."orgId" = %(org_id)s::uuid AND t.id = p."tripId"
- ORDER BY t.id;
+  FROM "Trip" AS t
+ CROSS JOIN LATERAL (
+       SELECT count(*) AS points FROM "TripPoint"
+        WHERE "orgId" = %(org_id)s::uuid AND "tripId" = t.id
+          AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz) AS p
+ WHERE t."orgId" = %(org_id)s::uuid AND t.id > %(after_id)s::uuid
+   AND t."startedAt" < %(before)s::timestamptz + make_interval(mins => 2)
+   AND (t."endedAt" IS NULL OR t."endedAt" >= %(from_ts)s::timestamptz - make_interval(mins => 2))
+ ORDER BY t.id
+ LIMIT %(limit)s::int;
 
 -- name: hold_points
 -- Copies the points of a held trip out of a month; how many are kept there now.

@@ -99,13 +99,13 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
 
     async def _ensure_months(self, started_at: datetime) -> None:
         """The months of a trip that starts now are made; those of an old one must be there."""
-        window = model.window(started_at, None)
+        first = started_at - model.CLOCK_SLACK
         known = await self._known.months()
-        wanted = model.months(window.start, model.next_month(started_at))
+        wanted = model.months(first, model.next_month(started_at))
         if all(month in known for month in wanted):
             return
         if started_at >= model.next_month(self._clock(), -1):
-            await self._partitions.ensure(window.start, model.next_month(started_at))
+            await self._partitions.ensure(first, model.next_month(started_at))
             await self._known.reread_months()
             return
         known = await self._known.reread_months()
@@ -257,7 +257,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         time_to = messages.time(request, "time_to")
         async with self._orgs.read(org_id) as conn:
             trip = _found(await store.get_trip(conn, org_id, trip_id, ()), trip_id)
-            within = trip.window.narrowed(time_from, time_to)
+            within = trip.window(self._clock()).narrowed(time_from, time_to)
             first = [(within.start - MICROSECOND).isoformat()]
             (after,) = self._pages.start(request, org_id, first)
             points = await store.list_points(
@@ -285,7 +285,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         org_id = calls.caller().org
         trip_id = uuid.UUID(request.trip_id)
         trip = await self._trip(org_id, trip_id)
-        after = trip.window.start - MICROSECOND
+        after = trip.window(self._clock()).start - MICROSECOND
         while True:
             points = await self._points_after(org_id, trip, after)
             if points:
@@ -299,7 +299,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         trip_id = uuid.UUID(request.trip_id)
         async with self._orgs.read(org_id) as conn:
             trip = _found(await store.get_trip(conn, org_id, trip_id), trip_id)
-            points = await read_points(conn, org_id, trip)
+            points = await read_points(conn, org_id, trip_id, trip.window(self._clock()))
         if not len(points) and trip.route:
             points = drive.decode_route(trip.route)
         kept = await asyncio.to_thread(drive.simplify, points, request.tolerance_meters)
@@ -317,7 +317,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         trip_id = uuid.UUID(request.trip_id)
         async with self._orgs.read(org_id) as conn:
             trip = _found(await store.get_trip(conn, org_id, trip_id, ()), trip_id)
-            point = await store.latest_point(conn, org_id, trip_id, trip.window)
+            point = await store.latest_point(conn, org_id, trip_id, trip.window(self._clock()))
         if point is None:
             raise errors.NotFound(
                 "NO_POINTS", "The trip has no points yet.", resource=("trip", str(trip_id))
@@ -330,7 +330,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         org_id = calls.caller().org
         trip_id = uuid.UUID(request.trip_id)
         trip = await self._trip(org_id, trip_id)
-        start = trip.window.start - MICROSECOND
+        start = trip.window(self._clock()).start - MICROSECOND
         after = max(start, messages.time(request, "after") or start)
         while True:
             points = await self._points_after(org_id, trip, after)
@@ -431,7 +431,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
                 org_id,
                 trip.id,
                 after=after,
-                before=trip.window.end,
+                before=trip.window(self._clock()).end,
                 limit=EXPORT_POINTS,
             )
 

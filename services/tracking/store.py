@@ -309,6 +309,12 @@ async def settle_trip(conn: Connection, org_id: uuid.UUID, trip_id: uuid.UUID) -
     await conn.execute(SQL.settle_trip, {"org_id": org_id, "trip_id": trip_id})
 
 
+async def unsettle_trips(
+    conn: Connection, org_id: uuid.UUID, trip_ids: Sequence[uuid.UUID]
+) -> None:
+    await conn.execute(SQL.unsettle_trips, {"org_id": org_id, "trip_ids": list(trip_ids)})
+
+
 # --- points ------------------------------------------------------------------------------------
 
 
@@ -650,10 +656,25 @@ async def create_monthly_partition(conn: Connection, month: datetime) -> bool:
     return bool(_one(await cursor.fetchall())[0])
 
 
-async def dropped_trips(conn: Connection, org_id: uuid.UUID, within: Window) -> list[DroppedTrip]:
+async def list_condemned_partitions(conn: Connection, note: str) -> list[str]:
+    """Names of the tables."""
+    cursor = await conn.execute(SQL.list_condemned_partitions, {"note": note})
+    return [name for (name,) in await cursor.fetchall()]
+
+
+async def dropped_trips(
+    conn: Connection, org_id: uuid.UUID, within: Window, *, after_id: uuid.UUID, limit: int
+) -> list[DroppedTrip]:
+    """Also trips of that time without points there."""
     cursor = await conn.execute(
         SQL.dropped_trips,
-        {"org_id": org_id, "from_ts": within.start, "before": within.end},
+        {
+            "org_id": org_id,
+            "from_ts": within.start,
+            "before": within.end,
+            "after_id": after_id,
+            "limit": limit,
+        },
     )
     return [DroppedTrip(*row) for row in await cursor.fetchall()]
 

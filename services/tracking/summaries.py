@@ -87,7 +87,7 @@ class Summaries:
                 raise errors.not_found("trip", trip_id)
             if trip.ended_at is None or trip.points_dropped_at is not None:
                 return trip
-            points = await read_points(conn, org_id, trip)
+            points = await read_points(conn, org_id, trip_id, trip.window(self._clock()))
             summary, events = await asyncio.to_thread(self._derive, points)
             if trip.points_hash == summary.points_hash:
                 return trip
@@ -118,7 +118,7 @@ class Summaries:
             trip = await store.get_trip(conn, org_id, trip_id)
             if trip is None or trip.points_dropped_at is not None:
                 return False
-            counted = await store.count_points(conn, org_id, trip_id, trip.window)
+            counted = await store.count_points(conn, org_id, trip_id, trip.window(self._clock()))
         return trip.point_count != counted
 
     def _derive(
@@ -131,15 +131,14 @@ class Summaries:
 
 
 async def read_points(
-    conn: Connection, org_id: uuid.UUID, trip: Trip, within: Window | None = None
+    conn: Connection, org_id: uuid.UUID, trip_id: uuid.UUID, window: Window
 ) -> drive.Points:
-    """All points of a trip, read in chunks."""
-    window = within or trip.window
+    """All points of a trip in its window, read in chunks."""
     after = window.start - MICROSECOND
     parts: list[drive.Points] = []
     while True:
         part = await store.read_points(
-            conn, org_id, trip.id, after=after, before=window.end, limit=CHUNK_POINTS
+            conn, org_id, trip_id, after=after, before=window.end, limit=CHUNK_POINTS
         )
         parts.append(part)
         if len(part) < CHUNK_POINTS:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from tests.postgres import Database
 from tests.tracking.stories import dense
 
 ORG, TRIP = uuid.UUID(int=1), uuid.UUID(int=2)
-MILLIONTH, HUNDREDTH = Decimal("0.000001"), Decimal("0.01")
 START = datetime(2026, 3, 10, 12, tzinfo=UTC)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 US = timedelta(microseconds=1)
@@ -301,7 +300,7 @@ sevenths = some.builds(
 def test_degrees_and_speeds_are_stored_rounded_half_even(
     table: psycopg.Connection[Any], fixes: list[tuple[int, int, int, int | None]]
 ) -> None:
-    """One digit more than is kept, so that halves occur."""
+    """One digit more than is kept, so that halves occur; the product of doubles is what counts."""
     points = [
         point(us, lat / 1e7, lng / 1e7, None if speed is None else speed / 1_000)
         for us, lat, lng, speed in fixes
@@ -311,17 +310,13 @@ def test_degrees_and_speeds_are_stored_rounded_half_even(
             ORG,
             TRIP,
             EPOCH + timedelta(microseconds=us),
-            rounded(Decimal(lat).scaleb(-7), MILLIONTH),
-            rounded(Decimal(lng).scaleb(-7), MILLIONTH),
-            None if speed is None else rounded(Decimal(speed).scaleb(-3), HUNDREDTH),
+            Decimal(round(lat / 1e7 * 1e6)).scaleb(-6),
+            Decimal(round(lng / 1e7 * 1e6)).scaleb(-6),
+            None if speed is None else Decimal(round(speed / 1_000 * 100)).scaleb(-2),
         )
         for us, lat, lng, speed in fixes
     ]
     assert copied(table, assembled(pb.Track(trip_id=str(TRIP), points=points))) == expected
-
-
-def rounded(value: Decimal, unit: Decimal) -> Decimal:
-    return value.quantize(unit, ROUND_HALF_EVEN)
 
 
 @TRIED

@@ -20,6 +20,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from services.tracking import maintenance, store, summaries
+from services.tracking.ingest import known
 from tests.postgres import Database
 from tests.serving import at, serving
 from tests.tracking.stories import (
@@ -218,6 +219,25 @@ async def test_a_summary_that_a_crash_prevented_is_mended_ten_minutes_after_the_
         await eventually(lambda: settled(school), lambda count: count == 2)
         assert await school.trip(fine) == fine
         assert [version for version, *_ in await told(school, trip)] == [3, 4]
+
+
+async def test_late_points_that_a_crash_left_unsummed_are_summed_up_by_the_sweep(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "EVERY_S", 0.1)
+    async with serving(database, tmp_path) as running:
+        school = School(running, tmp_path)
+        trip, driven = await school.drive(10, ended=True)
+        running.clock.ahead = timedelta(minutes=10, seconds=5)
+        await eventually(lambda: settled(school), lambda count: count == 1)
+        # Ten minutes have passed on the service's clock alone: what it knew a moment ago is old.
+        monkeypatch.setattr(known, "FRESH_S", 0.0)
+        # The process dies between the commit of late points and the new summary.
+        monkeypatch.setattr(summaries.Summaries, "touch", lambda *_: None)
+        late = driven[-1]
+        late.time.nanos += 1_000_000
+        await school.upload(track(trip, [late]))
+        await eventually(lambda: school.trip(trip), lambda seen: seen.summary.point_count == 11)
 
 
 async def settled(school: School) -> int:

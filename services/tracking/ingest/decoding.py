@@ -102,6 +102,8 @@ def plain_columns(batches: Sequence[Batch]) -> Columns:
 def _values(original: Original) -> tuple[int, float, float, float]:
     """A point of an uncommon shape as columns have it."""
     seconds, nanos, lat, lng, speed = original
+    if speed == NO_SPEED:
+        speed = -1.0  # as absurd, and not taken for none
     return time_us(seconds, nanos), lat, lng, NO_SPEED if speed is None else speed
 
 

@@ -39,13 +39,9 @@ class Known:
         if len(self._trips) > TRIPS_MAX:
             self._trips.clear()
         fresh = time.monotonic() - FRESH_S
-        old = [
-            key
-            for key in wanted.keys
-            if (known := self._trips.get(key)) is None or known[1] < fresh
-        ]
-        if old:
-            await self._read_trips(old)
+        # All or none: read one by one as they grow old, some would be old at every flush.
+        if any((known := self._trips.get(key)) is None or known[1] < fresh for key in wanted.keys):
+            await self._read_trips(list(wanted.keys))
         return [self._trips[key][0] for key in wanted.keys]
 
     async def months(self) -> Months:

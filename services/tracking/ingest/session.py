@@ -18,10 +18,12 @@ from services.tracking.ingest import decoding
 from services.tracking.ingest.writer import OpenedUpload, Writer
 
 BATCH_POINTS_MAX = 10_000
-ACK_EVERY_S = 0.2
-"""While more is on its way, acknowledgements are put together for so long."""
-ACK_LINGER_S = 0.02
-"""So long a stream that was told lately is given to send more before it is told again."""
+ACK_EVERY_S = 0.5
+"""Longest wait of a stream that goes on sending: an acknowledgement costs more than ten points."""
+ACK_LINGER_S = 0.1
+"""So long a stream that does not wait for acknowledgements is given to send more before one."""
+ACK_LINGER_WAITING_S = 0.02
+"""And so long one that may be waiting for it."""
 SETTLE_S = 4.0
 """Longest wait for the last acknowledgement of a stream that ends."""
 
@@ -30,7 +32,7 @@ async def open_upload(orgs: Orgs, writer: Writer, upload_id: str, gateway: str) 
     """Open the caller's upload; whoever had it open can store nothing more."""
     caller = calls.caller()
     key = uuid.UUID(upload_id)
-    async with orgs.write(caller.org) as conn:
+    async with writer.opening, orgs.write(caller.org) as conn:
         epoch, through = await store.open_upload(conn, caller.org, caller.subject, key, gateway)
         await store.forget_unacknowledged_rejections(conn, caller.org, caller.subject, key, through)
     upload = OpenedUpload(caller.org, caller.subject, key, epoch, through, through)
@@ -88,12 +90,16 @@ class Session:
         self._context = context
         self._wake = asyncio.Event()
         self._told_at = float("-inf")
+        self._told = 0
+        self._goes_on = False
+        """Whether it has sent a batch before the one before was acknowledged."""
         self._later: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Serve the stream to its end; raises why it ended unless the gateway half-closed."""
         stream = calls.stream()
         upload = await self._open()
+        self._told = upload.durable_through
         stream.ends_itself = True
         upload.wake = partial(self._progress, upload)
         stream.ending.add_done_callback(lambda _: self._wake.set())
@@ -130,6 +136,7 @@ class Session:
             if kind == "open":
                 raise InvalidArgument("OPEN_REPEATED", "The stream is open already.")
             if kind == "batch":
+                self._goes_on = self._goes_on or upload.received_through > self._told
                 await take(self._writer, upload, message.batch)
 
     def _progress(self, upload: OpenedUpload) -> None:
@@ -146,7 +153,8 @@ class Session:
     def _wait(self, upload: OpenedUpload, now: float) -> None:
         due = self._told_at + ACK_EVERY_S
         if upload.durable_through >= upload.received_through:
-            due = min(due, now + ACK_LINGER_S)
+            linger = ACK_LINGER_S if self._goes_on else ACK_LINGER_WAITING_S
+            due = min(due, now + linger)
         self._later = asyncio.get_running_loop().call_at(due, self._due, upload)
 
     def _due(self, upload: OpenedUpload) -> None:
@@ -161,25 +169,22 @@ class Session:
     async def _acknowledge_until_end(
         self, upload: OpenedUpload, reader: asyncio.Future[None], stream: calls.Stream
     ) -> None:
-        told = upload.durable_through
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if upload.durable_through > told or upload.duplicates:
-                told = upload.durable_through
-                await self._write_ack(upload)
+            await self._write_ack(upload)
             if upload.failure is not None:
                 raise upload.failure
             if stream.ending.done() or reader.done():
                 reader.cancel()
-                await self._settle(upload, told)
+                await self._settle(upload)
                 if reader.done() and not reader.cancelled():
                     reader.result()
                 if stream.ending.done():
                     raise stream.ending.result()
                 return
 
-    async def _settle(self, upload: OpenedUpload, told: int) -> None:
+    async def _settle(self, upload: OpenedUpload) -> None:
         """Whatever was received is stored and acknowledged before the stream ends."""
         upload.wake = self._wake.set
         try:
@@ -190,10 +195,13 @@ class Session:
                 "DATABASE_BUSY", "The points are not stored yet.", retry_after_s=1
             ) from None
         finally:
-            if upload.durable_through > told or upload.duplicates or upload.stored:
-                await self._write_ack(upload)
+            await self._write_ack(upload)
 
     async def _write_ack(self, upload: OpenedUpload) -> None:
+        """Tell what is new, if anything is."""
+        if upload.durable_through == self._told and not upload.duplicates:
+            return
+        self._told = upload.durable_through
         self._told_at = asyncio.get_running_loop().time()
         if self._later is not None:
             self._later.cancel()

@@ -125,8 +125,9 @@ def _places(rows: Bytes, begin: int, no_speed: float) -> tuple[Floats, Floats, B
         (rows[:, begin] == LAT) & (rows[:, begin + 9] == LNG) & (given | (rows[:, 1] == end - 2))
     )
     degrees = np.concatenate([_doubles(rows, begin + 1), _doubles(rows, begin + 10)], axis=1)
-    speeds = np.where(given, _doubles(rows, end + 1)[:, 0], no_speed)
-    return degrees, speeds, placed
+    speeds = _doubles(rows, end + 1)[:, 0]
+    placed &= speeds != no_speed  # given, and absurd: not to be taken for none
+    return degrees, np.where(given, speeds, no_speed), placed
 
 
 def _varint(columns: Bytes) -> tuple[Ints, Bools]:

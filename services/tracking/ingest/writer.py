@@ -49,6 +49,7 @@ SLOW_REST_MAX_S = 1.0
 CLEAN_FLUSHES_TO_LEAVE = 10
 REJECTIONS_TOLD_MAX = 1_000
 FLUSH_TRIES = 3
+OPENING_MAX = 10
 _BUSY = (errors.Aborted, errors.DeadlineExceeded, errors.ResourceExhausted)
 
 Key = tuple[uuid.UUID, str, uuid.UUID]
@@ -143,6 +144,8 @@ class Writer:
         self._rows_per_s = 50_000.0
         self._open: dict[Key, OpenedUpload] = {}
         self._lanes: list[asyncio.Task[None]] = []
+        self.opening = asyncio.Semaphore(OPENING_MAX)
+        """Held while an upload is being opened: a fleet that comes back takes turns."""
         self._points = telemetry.counter(
             "driveflow.ingest.points", "{point}", "Points received, by what became of them"
         )
@@ -333,7 +336,19 @@ class Writer:
             rows = rows.take(verdicts == 0)
         rows, duplicates = _without_duplicates(batches, rows, states)
         flush = _Flush(batches, rows, states, [org for org, _ in trips.keys], duplicates, rejected)
+        await self._unsettle(flush)
         await store_flush(flush, _uploads(batches))
+
+    async def _unsettle(self, flush: _Flush) -> None:
+        """Late points: should this process die after storing them, the sweep finds their trips."""
+        late: dict[uuid.UUID, list[uuid.UUID]] = {}
+        for trip in np.unique(flush.rows.trip).tolist():
+            if flush.trips[trip].ended:
+                trip_id = uuid.UUID(bytes=flush.trips[trip].id)
+                late.setdefault(flush.orgs[trip], []).append(trip_id)
+        for org_id, trip_ids in late.items():
+            async with self._orgs.write(org_id) as conn:
+                await store.unsettle_trips(conn, org_id, trip_ids)
 
     async def _store_fast(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
         """COPY; where stored points are in the way, find out whose by halving."""

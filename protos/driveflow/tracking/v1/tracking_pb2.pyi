@@ -802,7 +802,7 @@ class Rejection(_message.Message):
     sequence: _builtins.int
     """Sequence of its batch."""
     trip_id: _builtins.str
-    """The trip as it was sent."""
+    """The trip as it was sent, cut to 100 characters."""
     index: _builtins.int
     """Its place in the batch, from 0, counted over all tracks in their order."""
     reason: Global___RejectionReason.ValueType
@@ -1662,7 +1662,7 @@ class ApplyRetentionRequest(_message.Message):
     """Only count."""
     @_builtins.property
     def before(self) -> _timestamp_pb2.Timestamp:
-        """Drop the partitions that end at or before this time; at least a month ago."""
+        """Drop the partitions that end at or before this time; the start of last month at the latest."""
 
     def __init__(
         self,

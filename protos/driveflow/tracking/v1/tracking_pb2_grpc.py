@@ -190,9 +190,9 @@ class TrackingServiceServicer:
         Errors, each after everything received before it was stored and acknowledged:
         INVALID_ARGUMENT OPEN_EXPECTED, OPEN_REPEATED, BATCH_TOO_LARGE; OUT_OF_RANGE SEQUENCE_GAP
         (metadata `expected_sequence`); ABORTED STREAM_SUPERSEDED (the upload was opened again
-        elsewhere: this stream can store nothing more); RESOURCE_EXHAUSTED (a message over 1 MiB);
-        UNAUTHENTICATED TOKEN_EXPIRED; UNAVAILABLE SERVER_DRAINING, STREAM_TOO_OLD,
-        DATABASE_UNAVAILABLE: open again and go on.
+        elsewhere: this stream can store nothing more); RESOURCE_EXHAUSTED (a message over 1 MiB;
+        here the last acknowledgement may be missing); UNAUTHENTICATED TOKEN_EXPIRED; UNAVAILABLE
+        SERVER_DRAINING, STREAM_TOO_OLD, DATABASE_UNAVAILABLE, DATABASE_BUSY: open again and go on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -295,6 +295,7 @@ class TrackingServiceServicer:
 
     def EnsurePartitions(self, request, context):
         """Makes the partitions from from_month (this month when unset) to months_ahead after now.
+        Errors: INVALID_ARGUMENT FROM_MONTH_OUT_OF_RANGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,7 +304,8 @@ class TrackingServiceServicer:
     def ApplyRetention(self, request, context):
         """Drops the partitions that end at or before `before`. Each trip keeps its summary and simplified
         route; points of trips on legal hold are copied first. With dry_run it only counts.
-        Errors: INVALID_ARGUMENT BEFORE_OUT_OF_RANGE (less than a month ago); FAILED_PRECONDITION
+        Errors: INVALID_ARGUMENT BEFORE_OUT_OF_RANGE (after the start of last
+        month); FAILED_PRECONDITION
         TRIP_OPEN (an open trip has points there).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

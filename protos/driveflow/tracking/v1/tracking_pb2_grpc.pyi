@@ -56,9 +56,9 @@ class TrackingServiceStub:
     Errors, each after everything received before it was stored and acknowledged:
     INVALID_ARGUMENT OPEN_EXPECTED, OPEN_REPEATED, BATCH_TOO_LARGE; OUT_OF_RANGE SEQUENCE_GAP
     (metadata `expected_sequence`); ABORTED STREAM_SUPERSEDED (the upload was opened again
-    elsewhere: this stream can store nothing more); RESOURCE_EXHAUSTED (a message over 1 MiB);
-    UNAUTHENTICATED TOKEN_EXPIRED; UNAVAILABLE SERVER_DRAINING, STREAM_TOO_OLD,
-    DATABASE_UNAVAILABLE: open again and go on.
+    elsewhere: this stream can store nothing more); RESOURCE_EXHAUSTED (a message over 1 MiB;
+    here the last acknowledgement may be missing); UNAUTHENTICATED TOKEN_EXPIRED; UNAVAILABLE
+    SERVER_DRAINING, STREAM_TOO_OLD, DATABASE_UNAVAILABLE, DATABASE_BUSY: open again and go on.
     """
     UploadTripPoints: _aio.UnaryUnaryMultiCallable[_tracking_pb2.UploadTripPointsRequest, _tracking_pb2.UploadTripPointsResponse]
     """The same as one StreamTripPoints in one call, for networks where streams do not live: opens
@@ -111,11 +111,14 @@ class TrackingServiceStub:
     ListPartitions: _aio.UnaryUnaryMultiCallable[_tracking_pb2.ListPartitionsRequest, _tracking_pb2.ListPartitionsResponse]
     """Lists the monthly partitions of "TripPoint", earliest first."""
     EnsurePartitions: _aio.UnaryUnaryMultiCallable[_tracking_pb2.EnsurePartitionsRequest, _tracking_pb2.EnsurePartitionsResponse]
-    """Makes the partitions from from_month (this month when unset) to months_ahead after now."""
+    """Makes the partitions from from_month (this month when unset) to months_ahead after now.
+    Errors: INVALID_ARGUMENT FROM_MONTH_OUT_OF_RANGE.
+    """
     ApplyRetention: _aio.UnaryUnaryMultiCallable[_tracking_pb2.ApplyRetentionRequest, _tracking_pb2.ApplyRetentionResponse]
     """Drops the partitions that end at or before `before`. Each trip keeps its summary and simplified
     route; points of trips on legal hold are copied first. With dry_run it only counts.
-    Errors: INVALID_ARGUMENT BEFORE_OUT_OF_RANGE (less than a month ago); FAILED_PRECONDITION
+    Errors: INVALID_ARGUMENT BEFORE_OUT_OF_RANGE (after the start of last
+    month); FAILED_PRECONDITION
     TRIP_OPEN (an open trip has points there).
     """
     SetLegalHold: _aio.UnaryUnaryMultiCallable[_tracking_pb2.SetLegalHoldRequest, _tracking_pb2.Trip]
@@ -192,9 +195,9 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors, each after everything received before it was stored and acknowledged:
         INVALID_ARGUMENT OPEN_EXPECTED, OPEN_REPEATED, BATCH_TOO_LARGE; OUT_OF_RANGE SEQUENCE_GAP
         (metadata `expected_sequence`); ABORTED STREAM_SUPERSEDED (the upload was opened again
-        elsewhere: this stream can store nothing more); RESOURCE_EXHAUSTED (a message over 1 MiB);
-        UNAUTHENTICATED TOKEN_EXPIRED; UNAVAILABLE SERVER_DRAINING, STREAM_TOO_OLD,
-        DATABASE_UNAVAILABLE: open again and go on.
+        elsewhere: this stream can store nothing more); RESOURCE_EXHAUSTED (a message over 1 MiB;
+        here the last acknowledgement may be missing); UNAUTHENTICATED TOKEN_EXPIRED; UNAVAILABLE
+        SERVER_DRAINING, STREAM_TOO_OLD, DATABASE_UNAVAILABLE, DATABASE_BUSY: open again and go on.
         """
 
     @_abc_1.abstractmethod
@@ -319,7 +322,9 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tracking_pb2.EnsurePartitionsRequest,
         context: _aio.ServicerContext[_tracking_pb2.EnsurePartitionsRequest, _abc.Awaitable[_tracking_pb2.EnsurePartitionsResponse]],
     ) -> _abc.Awaitable[_tracking_pb2.EnsurePartitionsResponse]:
-        """Makes the partitions from from_month (this month when unset) to months_ahead after now."""
+        """Makes the partitions from from_month (this month when unset) to months_ahead after now.
+        Errors: INVALID_ARGUMENT FROM_MONTH_OUT_OF_RANGE.
+        """
 
     @_abc_1.abstractmethod
     def ApplyRetention(
@@ -329,7 +334,8 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_tracking_pb2.ApplyRetentionResponse]:
         """Drops the partitions that end at or before `before`. Each trip keeps its summary and simplified
         route; points of trips on legal hold are copied first. With dry_run it only counts.
-        Errors: INVALID_ARGUMENT BEFORE_OUT_OF_RANGE (less than a month ago); FAILED_PRECONDITION
+        Errors: INVALID_ARGUMENT BEFORE_OUT_OF_RANGE (after the start of last
+        month); FAILED_PRECONDITION
         TRIP_OPEN (an open trip has points there).
         """
 
