@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -40,8 +42,12 @@ def create(
     *,
     min_size: int | None = None,
     max_size: int | None = None,
+    send_buffer_bytes: int | None = None,
 ) -> Pool:
-    """A pool of autocommit connections, not yet open. `name` is also its application_name."""
+    """A pool of autocommit connections, not yet open. `name` is also its application_name.
+
+    `send_buffer_bytes` is what a connection takes at once: whoever sends so much need not wait.
+    """
     healing: asyncio.Task[None] | None = None
 
     async def check(conn: Connection) -> None:
@@ -54,6 +60,11 @@ def create(
             if healing is None or healing.done():
                 healing = asyncio.create_task(pool.check())
             raise
+
+    async def configure(conn: Connection) -> None:
+        if send_buffer_bytes is not None:
+            with socket.socket(fileno=os.dup(conn.fileno())) as descriptor:
+                descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
 
     pool: Pool = AsyncConnectionPool(
         dsn,
@@ -78,6 +89,7 @@ def create(
         reconnect_timeout=RECONNECT_S,
         num_workers=3,
         check=check,
+        configure=configure,
         open=False,
     )
     telemetry.watch_pool(pool)

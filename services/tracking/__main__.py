@@ -15,6 +15,7 @@ from libs.access import Verifier
 from libs.orgs import Orgs
 from libs.pages import Pages
 from libs.settings import Settings as CommonSettings
+from services.tracking.ingest import copying
 from services.tracking.ingest.known import Known
 from services.tracking.ingest.writer import Writer
 from services.tracking.maintenance import Maintenance, connect
@@ -46,7 +47,14 @@ async def build(
     pool = pooling.create("tracking", settings.dsn.get_secret_value(), settings)
     # Two lanes write; a third connection is there while one is being replaced.
     ingest_dsn = settings.ingest_dsn.get_secret_value()
-    ingest_pool = pooling.create("tracking_ingest", ingest_dsn, settings, min_size=1, max_size=3)
+    ingest_pool = pooling.create(
+        "tracking_ingest",
+        ingest_dsn,
+        settings,
+        min_size=1,
+        max_size=3,
+        send_buffer_bytes=copying.FLUSH_BYTES_MAX,
+    )
     await checks.open_pools(stack, settings.start_timeout_s, pool, ingest_pool)
     await checks.refuse_wrong_start(pool, "tracking")
 

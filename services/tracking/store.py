@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from psycopg.copy import AsyncLibpqWriter
 
 from libs import queries
 from libs.pooling import Connection
@@ -494,8 +495,11 @@ async def move_mark(conn: Connection, key: tuple[uuid.UUID, str, uuid.UUID], thr
 
 async def copy_points(conn: Connection, rows: bytes) -> None:
     """COPY rows in the binary format (ingest.copying makes them)."""
-    async with conn.cursor().copy(SQL.copy_points) as copy:
-        await copy.write(rows)
+    async with conn.cursor() as cursor:
+        # All of it is handed over at once: to wait between parts would starve the server.
+        writer = AsyncLibpqWriter(cursor, flush_threshold=len(rows) + 1)
+        async with cursor.copy(SQL.copy_points, writer=writer) as copy:
+            await copy.write(rows)
 
 
 async def add_new_points(

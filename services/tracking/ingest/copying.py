@@ -19,6 +19,8 @@ from services.tracking.ingest.judging import Rows, moment
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
+FLUSH_BYTES_MAX = 2 * 1024 * 1024
+"""More than 10,000 rows take."""
 POSTGRES_EPOCH_US = 946_684_800_000_000
 NEGATIVE = 0x4000
 

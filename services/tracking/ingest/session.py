@@ -144,27 +144,24 @@ class Session:
 
         That is at once when the last one is long ago or something is wrong.
         """
-        now = asyncio.get_running_loop().time()
-        if upload.failure is not None or now >= self._told_at + ACK_EVERY_S:
-            self._wake.set()
-        elif self._later is None:
-            self._wait(upload, now)
-
-    def _wait(self, upload: OpenedUpload, now: float) -> None:
+        loop = asyncio.get_running_loop()
         due = self._told_at + ACK_EVERY_S
+        if upload.failure is not None or loop.time() >= due:
+            self._wake.set()
+            return
         if upload.durable_through >= upload.received_through:
             linger = ACK_LINGER_S if self._goes_on else ACK_LINGER_WAITING_S
-            due = min(due, now + linger)
-        self._later = asyncio.get_running_loop().call_at(due, self._due, upload)
+            due = min(due, loop.time() + linger)
+        if self._later is not None:
+            self._later.cancel()
+        self._later = loop.call_at(due, self._progress_or_wake, upload)
 
-    def _due(self, upload: OpenedUpload) -> None:
-        self._later = None
-        now = asyncio.get_running_loop().time()
-        settled = upload.durable_through >= upload.received_through
-        if settled or now >= self._told_at + ACK_EVERY_S:
+    def _progress_or_wake(self, upload: OpenedUpload) -> None:
+        """Time is up; but if more came meanwhile, it is told together with that."""
+        if upload.durable_through >= upload.received_through:
             self._wake.set()
         else:
-            self._wait(upload, now)
+            self._progress(upload)
 
     async def _acknowledge_until_end(
         self, upload: OpenedUpload, reader: asyncio.Future[None], stream: calls.Stream

@@ -42,7 +42,7 @@ SLOW_FLUSH_ROWS_MAX = 2_000
 QUEUE_ROWS_MAX = 100_000
 UPLOAD_ROWS_MAX = 20_000
 """Rows of one upload that may wait; then its stream is not read on, and HTTP/2 holds it back."""
-SLOW_REST_FACTOR = 4.0
+SLOW_REST_FACTOR = 9.0
 """While the fast lane has work, the slow lane rests so many times as long as it worked."""
 SLOW_REST_MAX_S = 1.0
 """But no longer: a flush that waited for a database that was gone says nothing about its cost."""
@@ -210,18 +210,18 @@ class Writer:
             if not batches:
                 continue
             started = time.perf_counter()
+            self._release(batches)
             await self._flush_or_fail(batches, self._store_fast)
             self._measured("fast", batches, time.perf_counter() - started)
-            self._release(batches)
 
     async def _slow_lane(self) -> None:
         while True:
             batches = await self._gather_slow()
             started = time.perf_counter()
+            self._release(batches)
             await self._flush_or_fail(batches, self._store_slow)
             seconds = time.perf_counter() - started
             self._measured("slow", batches, seconds)
-            self._release(batches)
             if self._fast or len(self._open) > 1:
                 await asyncio.sleep(min(seconds * SLOW_REST_FACTOR, SLOW_REST_MAX_S))
 
@@ -371,11 +371,16 @@ class Writer:
             org_ids = [batch.upload.org_id.bytes for batch in flush.batches]
             data = copying.encode(rows, org_ids, [state.id for state in flush.trips])
         with telemetry.span("tracking.flush", rows=len(rows), uploads=len(uploads)):
-            async with connection(self._pool) as conn, conn.transaction():
-                await self._lock(conn, uploads)
+            async with connection(self._pool) as conn:
+                # Each wait costs a turn of the loop: milliseconds, on a busy server.
+                async with conn.pipeline():
+                    await conn.execute(b"BEGIN")
+                    await self._lock(conn, uploads)
                 if data:
                     await store.copy_points(conn, data)
-                await store.move_marks(conn, flush.marks(uploads))
+                async with conn.pipeline():
+                    await store.move_marks(conn, flush.marks(uploads))
+                    await conn.execute(b"COMMIT")
         self._finished(flush, uploads, rows, None)
 
     async def _lock(self, conn: Connection, uploads: Sequence[OpenedUpload]) -> None:
