@@ -16,11 +16,13 @@ import logging
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psycopg
 from psycopg import errors as pg
 
 from libs import errors, telemetry
@@ -110,11 +112,17 @@ class _Flush:
     """Whose each trip is."""
     duplicates: dict[OpenedUpload, int]
     rejected: dict[OpenedUpload, list[RejectedPoint]]
+    encoded: bytes
+    """All rows for COPY; empty without rows."""
 
     def of(self, uploads: Sequence[OpenedUpload]) -> Rows:
         wanted = set(uploads)
         chosen = np.array([batch.upload in wanted for batch in self.batches], np.bool_)
         return self.rows if chosen.all() else self.rows.take(chosen[self.rows.batch])
+
+    def encode(self, rows: Rows) -> bytes:
+        """Some of the rows for COPY; they are encoded already when they are all."""
+        return self.encoded if rows is self.rows else _encode(self.batches, rows, self.trips)
 
     def marks(self, uploads: Sequence[OpenedUpload]) -> list[tuple[Key, int]]:
         through = {batch.upload: batch.sequence for batch in self.batches}
@@ -144,6 +152,7 @@ class Writer:
         self._rows_per_s = 50_000.0
         self._open: dict[Key, OpenedUpload] = {}
         self._lanes: list[asyncio.Task[None]] = []
+        self._storing: asyncio.Task[None] | None = None
         self.opening = asyncio.Semaphore(OPENING_MAX)
         """Held while an upload is being opened: a fleet that comes back takes turns."""
         self._points = telemetry.counter(
@@ -162,9 +171,10 @@ class Writer:
 
     async def stop(self) -> None:
         """End the lanes. Streams have ended before; what waits was never acknowledged."""
-        for lane in self._lanes:
-            lane.cancel()
-        await asyncio.gather(*self._lanes, return_exceptions=True)
+        tasks = self._lanes if self._storing is None else [*self._lanes, self._storing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def opened(self, upload: OpenedUpload) -> None:
         """Take note of an open upload; a stream of this process that had it open is told."""
@@ -189,9 +199,7 @@ class Writer:
             await self._room.wait()
             if upload.failure is not None:
                 return
-        weight = max(1, batch.count)
-        self._queued += weight
-        upload.queued += weight
+        self._hold(batch)
         self._fast.append(batch)
         self._arrived.set()
 
@@ -205,20 +213,36 @@ class Writer:
     # --- the lanes ---
 
     async def _fast_lane(self) -> None:
+        batches: list[Batch] = []
+        flush: _Flush | None = None
         while True:
-            batches = await self._gather()
             if not batches:
-                continue
+                batches, flush = await self._gather(), None
             started = time.perf_counter()
-            self._release(batches)
-            await self._flush_or_fail(batches, self._store_fast)
+            self._storing = asyncio.create_task(
+                self._flush_or_fail(batches, self._store_fast, flush)
+            )
+            following, flush = await self._prepare_next()
+            await self._storing
             self._measured("fast", batches, time.perf_counter() - started)
+            batches = self._still_fast(following)
+            if len(batches) < len(following):
+                flush = None
+
+    async def _prepare_next(self) -> tuple[list[Batch], _Flush | None]:
+        """While a flush is being written, make the next one ready, if there is a whole one."""
+        if self._queued < FLUSH_ROWS_MAX:
+            return [], None
+        batches = self._take()
+        try:
+            return batches, await self._prepare(batches) if batches else None
+        except Exception:  # noqa: BLE001 (its turn comes: then it is tried again and told)
+            return batches, None
 
     async def _slow_lane(self) -> None:
         while True:
             batches = await self._gather_slow()
             started = time.perf_counter()
-            self._release(batches)
             await self._flush_or_fail(batches, self._store_slow)
             seconds = time.perf_counter() - started
             self._measured("slow", batches, seconds)
@@ -226,23 +250,44 @@ class Writer:
                 await asyncio.sleep(min(seconds * SLOW_REST_FACTOR, SLOW_REST_MAX_S))
 
     async def _gather(self) -> list[Batch]:
-        """Whatever waits, up to the rows of a flush; batches of slow uploads change lanes."""
-        while not self._fast:
+        """Wait for something; whatever waits then, up to the rows of a flush."""
+        while True:
+            batches = self._take()
+            if batches:
+                return batches
             self._arrived.clear()
             await self._arrived.wait()
-        batches: list[Batch] = []
+
+    def _take(self) -> list[Batch]:
+        """What waits for the fast lane, up to the rows of a flush; slow uploads change lanes."""
+        taken: list[Batch] = []
         rows = 0
-        while self._fast and (not batches or rows + self._fast[0].count <= FLUSH_ROWS_MAX):
+        while self._fast and (not taken or rows + self._fast[0].count <= FLUSH_ROWS_MAX):
             batch = self._fast.popleft()
-            if batch.upload.failure is not None:
-                self._release([batch])
-            elif batch.upload.slow:
-                self._slow.append(batch)
-                self._slow_arrived.set()
-            else:
-                batches.append(batch)
+            if batch.upload.slow and batch.upload.failure is None:
+                self._to_slow(batch)
+                continue
+            self._release(batch)
+            if batch.upload.failure is None:
+                taken.append(batch)
                 rows += batch.count
-        return batches
+        self._make_room()
+        return taken
+
+    def _still_fast(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Of batches taken before the last flush ended: those whose uploads still go the fast way.
+
+        The others follow their uploads to the slow lane, in order, or end with them.
+        """
+        for batch in batches:
+            if batch.upload.slow and batch.upload.failure is None:
+                self._hold(batch)
+                self._to_slow(batch)
+        return [b for b in batches if not b.upload.slow and b.upload.failure is None]
+
+    def _to_slow(self, batch: Batch) -> None:
+        self._slow.append(batch)
+        self._slow_arrived.set()
 
     async def _gather_slow(self) -> list[Batch]:
         """What waits of the upload that waits longest, up to the rows of a slow flush."""
@@ -263,12 +308,16 @@ class Writer:
                 # What follows of this upload must follow in order.
                 rows += SLOW_FLUSH_ROWS_MAX if batch.upload is upload else 0
         self._slow = others
+        for batch in batches:
+            self._release(batch)
+        self._make_room()
         return batches
 
     async def _flush_or_fail(
         self,
         batches: Sequence[Batch],
         store_flush: Callable[[_Flush, Sequence[OpenedUpload]], Awaitable[None]],
+        prepared: _Flush | None = None,
     ) -> None:
         """Flush; on a failure end the streams concerned: their gateways resume from the marks."""
         left: Sequence[Batch] = batches
@@ -278,7 +327,8 @@ class Writer:
                 if not left:
                     return
                 try:
-                    await self._flush(left, store_flush)
+                    flush, prepared = prepared or await self._prepare(left), None
+                    await store_flush(flush, _uploads(left))
                     return
                 except _Stale as stale:
                     for upload in stale.uploads:
@@ -302,11 +352,20 @@ class Writer:
             for upload in _uploads(left):
                 upload.fail(meaning)
 
-    def _release(self, batches: Iterable[Batch]) -> None:
-        for batch in batches:
-            weight = max(1, batch.count)
-            self._queued -= weight
-            batch.upload.queued -= weight
+    def _hold(self, batch: Batch) -> None:
+        """It waits: count it against what may wait."""
+        weight = max(1, batch.count)
+        self._queued += weight
+        batch.upload.queued += weight
+
+    def _release(self, batch: Batch) -> None:
+        """It waits no longer."""
+        weight = max(1, batch.count)
+        self._queued -= weight
+        batch.upload.queued -= weight
+
+    def _make_room(self) -> None:
+        """Let those submit who wait for room."""
         self._room.set()
         self._room = asyncio.Event()
 
@@ -318,11 +377,8 @@ class Writer:
 
     # --- one flush ---
 
-    async def _flush(
-        self,
-        batches: Sequence[Batch],
-        store_flush: Callable[[_Flush, Sequence[OpenedUpload]], Awaitable[None]],
-    ) -> None:
+    async def _prepare(self, batches: Sequence[Batch]) -> _Flush:
+        """Judge the points, keep the rejected ones, put the others in order."""
         trips = Trips.of(batches)
         states = await self._known.trips(trips)
         rows = judging.assemble(batches, trips)
@@ -335,9 +391,11 @@ class Writer:
             await self._keep_rejected(rejected)
             rows = rows.take(verdicts == 0)
         rows, duplicates = _without_duplicates(batches, rows, states)
-        flush = _Flush(batches, rows, states, [org for org, _ in trips.keys], duplicates, rejected)
+        encoded = _encode(batches, rows, states)
+        orgs = [org_id for org_id, _ in trips.keys]
+        flush = _Flush(batches, rows, states, orgs, duplicates, rejected, encoded)
         await self._unsettle(flush)
-        await store_flush(flush, _uploads(batches))
+        return flush
 
     async def _unsettle(self, flush: _Flush) -> None:
         """Late points: should this process die after storing them, the sweep finds their trips."""
@@ -356,9 +414,9 @@ class Writer:
             await self._copy(flush, uploads)
         except pg.UniqueViolation:
             if len(uploads) == 1:
-                uploads[0].slow = True
-                uploads[0].clean_flushes = 0
                 await self._store_slow(flush, uploads)
+                # Not before it is stored: what follows of it may then go the slow way at once.
+                uploads[0].slow = True
                 return
             middle = len(uploads) // 2
             await self._store_fast(flush, uploads[:middle])
@@ -366,12 +424,9 @@ class Writer:
 
     async def _copy(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
         rows = flush.of(uploads)
-        data = b""
-        if len(rows):
-            org_ids = [batch.upload.org_id.bytes for batch in flush.batches]
-            data = copying.encode(rows, org_ids, [state.id for state in flush.trips])
+        data = flush.encode(rows)
         with telemetry.span("tracking.flush", rows=len(rows), uploads=len(uploads)):
-            async with connection(self._pool) as conn:
+            async with connection(self._pool) as conn, _rolled_back_on_error(conn):
                 # Each wait costs a turn of the loop: milliseconds, on a busy server.
                 async with conn.pipeline():
                     await conn.execute(b"BEGIN")
@@ -454,6 +509,23 @@ class Writer:
                 )
                 if kept:
                     await store.reject_points(conn, upload.key, points[:kept])
+
+
+@asynccontextmanager
+async def _rolled_back_on_error(conn: Connection) -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException:
+        with suppress(psycopg.Error):
+            await conn.rollback()
+        raise
+
+
+def _encode(batches: Sequence[Batch], rows: Rows, trips: Sequence[TripState]) -> bytes:
+    if not len(rows):
+        return b""
+    org_ids = [batch.upload.org_id.bytes for batch in batches]
+    return copying.encode(rows, org_ids, [state.id for state in trips])
 
 
 def _uploads(batches: Iterable[Batch]) -> list[OpenedUpload]:
