@@ -45,7 +45,7 @@ async def build(
 ) -> server.Server:
     """Everything of the service, started but for listening; the stack ends it in order."""
     pool = pooling.create("tracking", settings.dsn.get_secret_value(), settings)
-    # Two lanes write; a third connection is there while one is being replaced.
+    # Two fast lanes write; a third connection is there while one is being replaced.
     ingest_dsn = settings.ingest_dsn.get_secret_value()
     ingest_pool = pooling.create(
         "tracking_ingest",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -314,7 +315,10 @@ async def test_two_uploads_of_one_flush_may_bring_the_same_points(
     driven = way(trip, 10)
     submitted = calls_of(monkeypatch, Writer, "submit")
     flushes = calls_of(monkeypatch, store, "lock_uploads")
-    async with school.stream() as blocked, school.stream() as one, school.stream() as other:
+    async with AsyncExitStack() as stack:
+        # Lanes are taken in turns: every second one of these is in the same.
+        streams = [await stack.enter_async_context(school.stream()) for _ in range(5)]
+        blocked, one, other = streams[::2]
         async with locked(school, blocked.upload_id):
             await blocked.send(1, track(trip, []))
             await eventually(lambda: waiting_for_locks(school))
@@ -327,6 +331,21 @@ async def test_two_uploads_of_one_flush_may_bring_the_same_points(
     assert one.stored + other.stored == 10
     assert one.duplicates + other.duplicates == 10
     assert await school.points(trip) == driven
+
+
+async def test_two_lanes_may_bring_the_same_points_at_once(school: School) -> None:
+    trip, later = await school.start_trip(), await school.start_trip()
+    driven = way(trip, 300)
+    there = [track(trip, driven), track(later, driven)]
+    for sequence in range(1, 6):
+        async with school.stream() as one, school.stream() as other:
+            # Trips in another order: who meets the other's points must not wait in a circle.
+            await asyncio.gather(one.send(1, *there), other.send(1, *reversed(there)))
+            await asyncio.gather(one.acked(1), other.acked(1))
+            stored = one.stored + other.stored
+            assert stored == (600 if sequence == 1 else 0)
+            assert stored + one.duplicates + other.duplicates == 1_200
+    assert await school.points(trip) == await school.points(later) == driven
 
 
 async def counted(calls: list[dict[str, object]]) -> int:

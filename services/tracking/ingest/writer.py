@@ -1,17 +1,19 @@
 """One transaction for whatever waits: the writer behind all streams of a process.
 
-While one flush is being written the next one gathers, so there is no timer: a quiet server stores
-a batch at once, a busy one stores 10,000 rows at a time. A flush locks the marks of its uploads,
-copies the points, moves the marks, commits; only then are the streams told.
+Each upload belongs to one of two fast lanes. While a lane writes a flush, the next one gathers, so
+there is no timer: a quiet server stores a batch at once, a busy one 10,000 rows at a time. A flush
+locks the marks of its uploads, copies the points, moves the marks, commits; only then are the
+streams told.
 
-An upload whose points collide with stored ones (a gateway that lost its memory) leaves the fast
+An upload whose points collide with stored ones (a gateway that lost its memory) leaves its fast
 lane: the slow lane stores its points one upload at a time with ON CONFLICT DO NOTHING, and rests
-while the fast lane has work.
+while others are being served.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 import uuid
@@ -39,13 +41,15 @@ from services.tracking.summaries import Summaries
 
 log = logging.getLogger(__name__)
 
+FAST_LANES = 2
+"""While one waits for the database, the other makes its rows ready."""
 FLUSH_ROWS_MAX = 10_000
 SLOW_FLUSH_ROWS_MAX = 2_000
 QUEUE_ROWS_MAX = 100_000
 UPLOAD_ROWS_MAX = 20_000
 """Rows of one upload that may wait; then its stream is not read on, and HTTP/2 holds it back."""
 SLOW_REST_FACTOR = 9.0
-"""While the fast lane has work, the slow lane rests so many times as long as it worked."""
+"""While others are being served, the slow lane rests so many times as long as it worked."""
 SLOW_REST_MAX_S = 1.0
 """But no longer: a flush that waited for a database that was gone says nothing about its cost."""
 CLEAN_FLUSHES_TO_LEAVE = 10
@@ -75,7 +79,10 @@ class OpenedUpload:
     rejected_count: int = 0
     failure: DomainError | None = None
     queued: int = 0
+    lane: int = 0
+    """Which fast lane stores it."""
     slow: bool = False
+    """Or whether the slow lane does."""
     clean_flushes: int = 0
 
     @property
@@ -87,6 +94,14 @@ class OpenedUpload:
         if self.failure is None:
             self.failure = why
             self.wake()
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What waits to be stored the fast way."""
+
+    waiting: deque[Batch] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def superseded() -> DomainError:
@@ -112,8 +127,6 @@ class _Flush:
     """Whose each trip is."""
     duplicates: dict[OpenedUpload, int]
     rejected: dict[OpenedUpload, list[RejectedPoint]]
-    encoded: bytes
-    """All rows for COPY; empty without rows."""
 
     def of(self, uploads: Sequence[OpenedUpload]) -> Rows:
         wanted = set(uploads)
@@ -121,8 +134,11 @@ class _Flush:
         return self.rows if chosen.all() else self.rows.take(chosen[self.rows.batch])
 
     def encode(self, rows: Rows) -> bytes:
-        """Some of the rows for COPY; they are encoded already when they are all."""
-        return self.encoded if rows is self.rows else _encode(self.batches, rows, self.trips)
+        """Some of the rows for COPY; nothing without rows."""
+        if not len(rows):
+            return b""
+        org_ids = [batch.upload.org_id.bytes for batch in self.batches]
+        return copying.encode(rows, org_ids, [state.id for state in self.trips])
 
     def marks(self, uploads: Sequence[OpenedUpload]) -> list[tuple[Key, int]]:
         through = {batch.upload: batch.sequence for batch in self.batches}
@@ -143,16 +159,15 @@ class Writer:
         self._pool = ingest_pool
         self._known = known
         self._summaries = summaries
-        self._fast: deque[Batch] = deque()
+        self._fast = [_Lane() for _ in range(FAST_LANES)]
+        self._turns = itertools.cycle(range(FAST_LANES))
         self._slow: deque[Batch] = deque()
-        self._arrived = asyncio.Event()
         self._slow_arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._queued = 0
         self._rows_per_s = 50_000.0
         self._open: dict[Key, OpenedUpload] = {}
-        self._lanes: list[asyncio.Task[None]] = []
-        self._storing: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.opening = asyncio.Semaphore(OPENING_MAX)
         """Held while an upload is being opened: a fleet that comes back takes turns."""
         self._points = telemetry.counter(
@@ -164,17 +179,14 @@ class Writer:
 
     def start(self) -> None:
         """Begin to store what is submitted."""
-        self._lanes = [
-            asyncio.create_task(self._fast_lane()),
-            asyncio.create_task(self._slow_lane()),
-        ]
+        lanes = [self._fast_lane(lane) for lane in self._fast]
+        self._tasks = [asyncio.create_task(work) for work in (*lanes, self._slow_lane())]
 
     async def stop(self) -> None:
         """End the lanes. Streams have ended before; what waits was never acknowledged."""
-        tasks = self._lanes if self._storing is None else [*self._lanes, self._storing]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def opened(self, upload: OpenedUpload) -> None:
         """Take note of an open upload; a stream of this process that had it open is told."""
@@ -186,6 +198,7 @@ class Writer:
         if before is not None:
             before.fail(superseded())
         self._open[upload.key] = upload
+        upload.lane = next(self._turns)
 
     def closed(self, upload: OpenedUpload) -> None:
         """The upload's stream has ended."""
@@ -200,8 +213,9 @@ class Writer:
             if upload.failure is not None:
                 return
         self._hold(batch)
-        self._fast.append(batch)
-        self._arrived.set()
+        lane = self._fast[upload.lane]
+        lane.waiting.append(batch)
+        lane.arrived.set()
 
     def pace(self) -> tuple[int, int]:
         """Interval (ms) and points per batch that would suit this server now."""
@@ -212,32 +226,12 @@ class Writer:
 
     # --- the lanes ---
 
-    async def _fast_lane(self) -> None:
-        batches: list[Batch] = []
-        flush: _Flush | None = None
+    async def _fast_lane(self, lane: _Lane) -> None:
         while True:
-            if not batches:
-                batches, flush = await self._gather(), None
+            batches = await self._gather(lane)
             started = time.perf_counter()
-            self._storing = asyncio.create_task(
-                self._flush_or_fail(batches, self._store_fast, flush)
-            )
-            following, flush = await self._prepare_next()
-            await self._storing
+            await self._flush_or_fail(batches, self._store_fast)
             self._measured("fast", batches, time.perf_counter() - started)
-            batches = self._still_fast(following)
-            if len(batches) < len(following):
-                flush = None
-
-    async def _prepare_next(self) -> tuple[list[Batch], _Flush | None]:
-        """While a flush is being written, make the next one ready, if there is a whole one."""
-        if self._queued < FLUSH_ROWS_MAX:
-            return [], None
-        batches = self._take()
-        try:
-            return batches, await self._prepare(batches) if batches else None
-        except Exception:  # noqa: BLE001 (its turn comes: then it is tried again and told)
-            return batches, None
 
     async def _slow_lane(self) -> None:
         while True:
@@ -246,24 +240,25 @@ class Writer:
             await self._flush_or_fail(batches, self._store_slow)
             seconds = time.perf_counter() - started
             self._measured("slow", batches, seconds)
-            if self._fast or len(self._open) > 1:
+            if len(self._open) > 1:
                 await asyncio.sleep(min(seconds * SLOW_REST_FACTOR, SLOW_REST_MAX_S))
 
-    async def _gather(self) -> list[Batch]:
+    async def _gather(self, lane: _Lane) -> list[Batch]:
         """Wait for something; whatever waits then, up to the rows of a flush."""
         while True:
-            batches = self._take()
+            batches = self._take(lane)
             if batches:
                 return batches
-            self._arrived.clear()
-            await self._arrived.wait()
+            lane.arrived.clear()
+            await lane.arrived.wait()
 
-    def _take(self) -> list[Batch]:
-        """What waits for the fast lane, up to the rows of a flush; slow uploads change lanes."""
+    def _take(self, lane: _Lane) -> list[Batch]:
+        """What waits in a fast lane, up to the rows of a flush; slow uploads change lanes."""
         taken: list[Batch] = []
+        waiting = lane.waiting
         rows = 0
-        while self._fast and (not taken or rows + self._fast[0].count <= FLUSH_ROWS_MAX):
-            batch = self._fast.popleft()
+        while waiting and (not taken or rows + waiting[0].count <= FLUSH_ROWS_MAX):
+            batch = waiting.popleft()
             if batch.upload.slow and batch.upload.failure is None:
                 self._to_slow(batch)
                 continue
@@ -273,17 +268,6 @@ class Writer:
                 rows += batch.count
         self._make_room()
         return taken
-
-    def _still_fast(self, batches: Sequence[Batch]) -> list[Batch]:
-        """Of batches taken before the last flush ended: those whose uploads still go the fast way.
-
-        The others follow their uploads to the slow lane, in order, or end with them.
-        """
-        for batch in batches:
-            if batch.upload.slow and batch.upload.failure is None:
-                self._hold(batch)
-                self._to_slow(batch)
-        return [b for b in batches if not b.upload.slow and b.upload.failure is None]
 
     def _to_slow(self, batch: Batch) -> None:
         self._slow.append(batch)
@@ -317,7 +301,6 @@ class Writer:
         self,
         batches: Sequence[Batch],
         store_flush: Callable[[_Flush, Sequence[OpenedUpload]], Awaitable[None]],
-        prepared: _Flush | None = None,
     ) -> None:
         """Flush; on a failure end the streams concerned: their gateways resume from the marks."""
         left: Sequence[Batch] = batches
@@ -327,8 +310,7 @@ class Writer:
                 if not left:
                     return
                 try:
-                    flush, prepared = prepared or await self._prepare(left), None
-                    await store_flush(flush, _uploads(left))
+                    await store_flush(await self._prepare(left), _uploads(left))
                     return
                 except _Stale as stale:
                     for upload in stale.uploads:
@@ -391,9 +373,8 @@ class Writer:
             await self._keep_rejected(rejected)
             rows = rows.take(verdicts == 0)
         rows, duplicates = _without_duplicates(batches, rows, states)
-        encoded = _encode(batches, rows, states)
         orgs = [org_id for org_id, _ in trips.keys]
-        flush = _Flush(batches, rows, states, orgs, duplicates, rejected, encoded)
+        flush = _Flush(batches, rows, states, orgs, duplicates, rejected)
         await self._unsettle(flush)
         return flush
 
@@ -521,13 +502,6 @@ async def _rolled_back_on_error(conn: Connection) -> AsyncIterator[None]:
         raise
 
 
-def _encode(batches: Sequence[Batch], rows: Rows, trips: Sequence[TripState]) -> bytes:
-    if not len(rows):
-        return b""
-    org_ids = [batch.upload.org_id.bytes for batch in batches]
-    return copying.encode(rows, org_ids, [state.id for state in trips])
-
-
 def _uploads(batches: Iterable[Batch]) -> list[OpenedUpload]:
     return list(dict.fromkeys(batch.upload for batch in batches))
 
@@ -556,7 +530,12 @@ def _without_duplicates(
     first: dict[bytes, int] = {}
     places = [first.setdefault(state.id, place) for place, state in enumerate(states)]
     rows.trip = np.array(places, np.int64)[rows.trip]
-    in_order = rows.take(np.lexsort((rows.time_us, rows.trip)))
+    # In the order of the key, as every writer has it: two that meet the same points never wait
+    # for each other in a circle.
+    order = np.empty(len(states), np.int64)
+    order[sorted(range(len(states)), key=lambda place: states[place].id)] = range(len(states))
+    trip_order = order[rows.trip]
+    in_order = rows.take(np.lexsort((rows.time_us, trip_order)))
     again = (np.diff(in_order.trip) == 0) & (np.diff(in_order.time_us) == 0)
     if not again.any():
         return in_order, {}
@@ -564,7 +543,7 @@ def _without_duplicates(
     # the others are acknowledged after it.
     ranks = {upload: rank for rank, upload in enumerate(_uploads(batches))}
     rank = np.array([ranks[batch.upload] for batch in batches], np.int64)[rows.batch]
-    rows = rows.take(np.lexsort((rows.index, rows.batch, rank, rows.time_us, rows.trip)))
+    rows = rows.take(np.lexsort((rows.index, rows.batch, rank, rows.time_us, trip_order)))
     duplicate = np.concatenate([[False], again])
     counts = np.bincount(rows.batch[duplicate], minlength=len(batches))
     gone: dict[OpenedUpload, int] = {}
