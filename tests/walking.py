@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from libs.client import Refusal, refusal
 from libs.errors import DomainError
+from libs.gateway.ending import Ending
 from libs.local.paths import ROOT
 
 CALL_TIMEOUT_S = 10.0
@@ -90,6 +91,8 @@ async def call(
     argument: Any = iter(sent) if method.client_streaming else sent[0]
     under_way = make(argument, metadata=metadata, timeout=timeout_s)
     got: list[Message] = []
+    # A write that meets the end of a stream hides the server's status.
+    ending = Ending(under_way) if method.client_streaming else None
     try:
         if not method.server_streaming:
             got.append(await under_way)
@@ -99,7 +102,7 @@ async def call(
                 if len(got) >= responses_max:
                     break
     except grpc.aio.AioRpcError as error:
-        return Answer(tuple(got), refusal(error))
+        return Answer(tuple(got), await ending.refusal() if ending else refusal(error))
     finally:
         under_way.cancel()
     return Answer(tuple(got))

@@ -45,7 +45,7 @@ FAST_LANES = 2
 """While one waits for the database, the other makes its rows ready."""
 FLUSH_ROWS_MAX = 10_000
 SLOW_FLUSH_ROWS_MAX = 2_000
-QUEUE_ROWS_MAX = 100_000
+QUEUE_ROWS_MAX = 50_000
 UPLOAD_ROWS_MAX = 20_000
 """Rows of one upload that may wait; then its stream is not read on, and HTTP/2 holds it back."""
 SLOW_REST_FACTOR = 9.0
