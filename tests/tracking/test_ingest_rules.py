@@ -20,7 +20,7 @@ from driveflow.tracking.v1 import tracking_pb2 as pb
 from services.tracking.ingest import copying, decoding, judging
 from services.tracking.ingest.decoding import Batch, decode
 from services.tracking.ingest.judging import Months, Rows, TripState, trip_state
-from services.tracking.ingest.writer import OpenedUpload
+from services.tracking.ingest.uploads import OpenedUpload
 from services.tracking.model import Partition
 from services.tracking.store import TripWindow
 from tests.postgres import Database

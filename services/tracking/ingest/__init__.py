@@ -1,6 +1,7 @@
 """GPS points come in: exactly once, at COPY speed.
 
-In the order of a point's way: `session` speaks the protocol with a gateway, `decoding` turns its
-messages into columns, `writer` gathers what waits from all streams and stores it in one
-transaction, `judging` says which points can't be stored and why, `copying` makes the bytes.
+In the order of a point's way: `session` speaks the protocol with a gateway and keeps what `uploads`
+describes; `decoding` (plain points by `wire`) turns messages into columns; `writer` gathers what
+waits from all streams; `judging` says which points can't be stored and why, from what is `known`;
+`flush` puts the others in order; `copying` makes the bytes of one transaction.
 """

@@ -7,17 +7,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from services.tracking.ingest import wire
+from services.tracking.ingest.uploads import OpenedUpload
 from services.tracking.model import NANOS_MAX, SECONDS_MAX, SECONDS_MIN, RejectedPoint
-
-if TYPE_CHECKING:
-    from services.tracking.ingest.writer import OpenedUpload
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

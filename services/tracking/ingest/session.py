@@ -15,7 +15,8 @@ from libs.errors import DomainError, InvalidArgument, OutOfRange
 from libs.orgs import Orgs
 from services.tracking import messages, store
 from services.tracking.ingest import decoding
-from services.tracking.ingest.writer import OpenedUpload, Writer
+from services.tracking.ingest.uploads import OpenedUpload
+from services.tracking.ingest.writer import Writer
 
 BATCH_POINTS_MAX = 10_000
 ACK_EVERY_S = 0.5

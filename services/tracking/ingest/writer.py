@@ -18,24 +18,24 @@ import logging
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import psycopg
 from psycopg import errors as pg
 
 from libs import errors, telemetry
-from libs.errors import Aborted, DomainError
 from libs.orgs import Orgs
 from libs.pooling import Connection, Pool, connection
 from services.tracking import store
-from services.tracking.ingest import copying, decoding, judging
+from services.tracking.ingest import judging
 from services.tracking.ingest.decoding import Batch
-from services.tracking.ingest.judging import CODE, REASONS, Rows, Trips, TripState
+from services.tracking.ingest.flush import Flush, rejected_of, uploads_of, without_duplicates
+from services.tracking.ingest.judging import CODE, Rows, Trips
 from services.tracking.ingest.known import Known
+from services.tracking.ingest.uploads import Key, OpenedUpload, superseded
 from services.tracking.model import REJECTED_PER_DAY_MAX, RejectedPoint
 from services.tracking.summaries import Summaries
 
@@ -58,43 +58,6 @@ FLUSH_TRIES = 3
 OPENING_MAX = 10
 _BUSY = (errors.Aborted, errors.DeadlineExceeded, errors.ResourceExhausted)
 
-Key = tuple[uuid.UUID, str, uuid.UUID]
-
-
-@dataclass(slots=True, eq=False)
-class OpenedUpload:
-    """An upload as one stream has it open."""
-
-    org_id: uuid.UUID
-    subject: str
-    upload_id: uuid.UUID
-    epoch: int
-    durable_through: int
-    received_through: int
-    wake: Callable[[], None] = field(default=lambda: None)
-    """Called when the fields below have changed."""
-    stored: int = 0
-    duplicates: int = 0
-    rejected: list[RejectedPoint] = field(default_factory=list)
-    rejected_count: int = 0
-    failure: DomainError | None = None
-    queued: int = 0
-    lane: int = 0
-    """Which fast lane stores it."""
-    slow: bool = False
-    """Or whether the slow lane does."""
-    clean_flushes: int = 0
-
-    @property
-    def key(self) -> Key:
-        return (self.org_id, self.subject, self.upload_id)
-
-    def fail(self, why: DomainError) -> None:
-        """Nothing more of this stream can be stored."""
-        if self.failure is None:
-            self.failure = why
-            self.wake()
-
 
 @dataclass(slots=True)
 class _Lane:
@@ -104,45 +67,11 @@ class _Lane:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def superseded() -> DomainError:
-    """Answer to a stream whose upload was opened elsewhere."""
-    return Aborted("STREAM_SUPERSEDED", "The upload was opened again by another stream.")
-
-
 class _Stale(Exception):
     """Uploads of a flush turned out to be superseded; the others are flushed again."""
 
     def __init__(self, uploads: Sequence[OpenedUpload]) -> None:
         self.uploads = uploads
-
-
-@dataclass(slots=True)
-class _Flush:
-    """Rows that can be stored, sorted and without duplicates among themselves."""
-
-    batches: Sequence[Batch]
-    rows: Rows
-    trips: list[TripState]
-    orgs: list[uuid.UUID]
-    """Whose each trip is."""
-    duplicates: dict[OpenedUpload, int]
-    rejected: dict[OpenedUpload, list[RejectedPoint]]
-
-    def of(self, uploads: Sequence[OpenedUpload]) -> Rows:
-        wanted = set(uploads)
-        chosen = np.array([batch.upload in wanted for batch in self.batches], np.bool_)
-        return self.rows if chosen.all() else self.rows.take(chosen[self.rows.batch])
-
-    def encode(self, rows: Rows) -> bytes:
-        """Some of the rows for COPY; nothing without rows."""
-        if not len(rows):
-            return b""
-        org_ids = [batch.upload.org_id.bytes for batch in self.batches]
-        return copying.encode(rows, org_ids, [state.id for state in self.trips])
-
-    def marks(self, uploads: Sequence[OpenedUpload]) -> list[tuple[Key, int]]:
-        through = {batch.upload: batch.sequence for batch in self.batches}
-        return [(upload.key, through[upload]) for upload in uploads]
 
 
 class Writer:
@@ -300,7 +229,7 @@ class Writer:
     async def _flush_or_fail(
         self,
         batches: Sequence[Batch],
-        store_flush: Callable[[_Flush, Sequence[OpenedUpload]], Awaitable[None]],
+        store_flush: Callable[[Flush, Sequence[OpenedUpload]], Awaitable[None]],
     ) -> None:
         """Flush; on a failure end the streams concerned: their gateways resume from the marks."""
         left: Sequence[Batch] = batches
@@ -310,7 +239,7 @@ class Writer:
                 if not left:
                     return
                 try:
-                    await store_flush(await self._prepare(left), _uploads(left))
+                    await store_flush(await self._prepare(left), uploads_of(left))
                     return
                 except _Stale as stale:
                     for upload in stale.uploads:
@@ -331,7 +260,7 @@ class Writer:
                 telemetry.log_fault(log, "flush failed", error, error_id=meaning.error_id)
             else:
                 log.warning("flush failed", extra={"reason": meaning.reason})
-            for upload in _uploads(left):
+            for upload in uploads_of(left):
                 upload.fail(meaning)
 
     def _hold(self, batch: Batch) -> None:
@@ -359,7 +288,7 @@ class Writer:
 
     # --- one flush ---
 
-    async def _prepare(self, batches: Sequence[Batch]) -> _Flush:
+    async def _prepare(self, batches: Sequence[Batch]) -> Flush:
         """Judge the points, keep the rejected ones, put the others in order."""
         trips = Trips.of(batches)
         states = await self._known.trips(trips)
@@ -369,16 +298,16 @@ class Writer:
             verdicts = judging.judge(rows, states, await self._known.months_of_late())
         rejected: dict[OpenedUpload, list[RejectedPoint]] = {}
         if verdicts is not None:
-            rejected = _rejected(batches, rows, verdicts)
+            rejected = rejected_of(batches, rows, verdicts)
             await self._keep_rejected(rejected)
             rows = rows.take(verdicts == 0)
-        rows, duplicates = _without_duplicates(batches, rows, states)
+        rows, duplicates = without_duplicates(batches, rows, states)
         orgs = [org_id for org_id, _ in trips.keys]
-        flush = _Flush(batches, rows, states, orgs, duplicates, rejected)
+        flush = Flush(batches, rows, states, orgs, duplicates, rejected)
         await self._unsettle(flush)
         return flush
 
-    async def _unsettle(self, flush: _Flush) -> None:
+    async def _unsettle(self, flush: Flush) -> None:
         """Late points: should this process die after storing them, the sweep finds their trips."""
         late: dict[uuid.UUID, list[uuid.UUID]] = {}
         for trip in np.unique(flush.rows.trip).tolist():
@@ -389,7 +318,7 @@ class Writer:
             async with self._orgs.write(org_id) as conn:
                 await store.unsettle_trips(conn, org_id, trip_ids)
 
-    async def _store_fast(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
+    async def _store_fast(self, flush: Flush, uploads: Sequence[OpenedUpload]) -> None:
         """COPY; where stored points are in the way, find out whose by halving."""
         try:
             await self._copy(flush, uploads)
@@ -403,7 +332,7 @@ class Writer:
             await self._store_fast(flush, uploads[:middle])
             await self._store_fast(flush, uploads[middle:])
 
-    async def _copy(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
+    async def _copy(self, flush: Flush, uploads: Sequence[OpenedUpload]) -> None:
         rows = flush.of(uploads)
         data = flush.encode(rows)
         with telemetry.span("tracking.flush", rows=len(rows), uploads=len(uploads)):
@@ -427,7 +356,7 @@ class Writer:
         if stale:
             raise _Stale(stale)
 
-    async def _store_slow(self, flush: _Flush, uploads: Sequence[OpenedUpload]) -> None:
+    async def _store_slow(self, flush: Flush, uploads: Sequence[OpenedUpload]) -> None:
         """Insert what is new of one upload, as the role that row-level security holds."""
         (upload,) = uploads
         rows = flush.of(uploads)
@@ -437,7 +366,7 @@ class Writer:
                 raise _Stale(uploads)
             new = 0
             if len(rows):
-                new = await store.add_new_points(conn, upload.org_id, **_points(flush, rows))
+                new = await store.add_new_points(conn, upload.org_id, **flush.values(rows))
             ((_, through),) = flush.marks(uploads)
             await store.move_mark(conn, upload.key, through)
         self._finished(flush, uploads, rows, new)
@@ -449,7 +378,7 @@ class Writer:
         return any(batch.upload is upload for batch in self._slow)
 
     def _finished(
-        self, flush: _Flush, uploads: Sequence[OpenedUpload], rows: Rows, new: int | None
+        self, flush: Flush, uploads: Sequence[OpenedUpload], rows: Rows, new: int | None
     ) -> None:
         """It is committed: count, tell the streams, have ended trips summarised anew."""
         counts = np.bincount(rows.batch, minlength=len(flush.batches))
@@ -474,7 +403,7 @@ class Writer:
             self._points.add(count, {"outcome": outcome})
         self._touch(flush, rows)
 
-    def _touch(self, flush: _Flush, rows: Rows) -> None:
+    def _touch(self, flush: Flush, rows: Rows) -> None:
         for trip in np.unique(rows.trip).tolist():
             self._summaries.touch(flush.orgs[trip], uuid.UUID(bytes=flush.trips[trip].id))
 
@@ -500,59 +429,3 @@ async def _rolled_back_on_error(conn: Connection) -> AsyncIterator[None]:
         with suppress(psycopg.Error):
             await conn.rollback()
         raise
-
-
-def _uploads(batches: Iterable[Batch]) -> list[OpenedUpload]:
-    return list(dict.fromkeys(batch.upload for batch in batches))
-
-
-def _rejected(
-    batches: Sequence[Batch], rows: Rows, verdicts: np.ndarray[tuple[int], np.dtype[np.uint8]]
-) -> dict[OpenedUpload, list[RejectedPoint]]:
-    reasons: dict[int, dict[int, str]] = {}
-    for row in np.flatnonzero(verdicts).tolist():
-        place, index = int(rows.batch[row]), int(rows.index[row])
-        reasons.setdefault(place, {})[index] = REASONS[int(verdicts[row])]
-    rejected: dict[OpenedUpload, list[RejectedPoint]] = {}
-    for place in sorted(reasons):
-        points = decoding.rejected_points(batches[place], reasons[place])
-        rejected.setdefault(batches[place].upload, []).extend(points)
-    return rejected
-
-
-def _without_duplicates(
-    batches: Sequence[Batch], rows: Rows, states: Sequence[TripState]
-) -> tuple[Rows, dict[OpenedUpload, int]]:
-    """The rows by trip and time, the first of each, and how many went by upload."""
-    if not len(rows):
-        return rows, {}
-    # One trip may be named in two spellings.
-    first: dict[bytes, int] = {}
-    places = [first.setdefault(state.id, place) for place, state in enumerate(states)]
-    rows.trip = np.array(places, np.int64)[rows.trip]
-    # In the order of the key, as every writer has it: two that meet the same points never wait
-    # for each other in a circle.
-    order = np.empty(len(states), np.int64)
-    order[sorted(range(len(states)), key=lambda place: states[place].id)] = range(len(states))
-    trip_order = order[rows.trip]
-    in_order = rows.take(np.lexsort((rows.time_us, trip_order)))
-    again = (np.diff(in_order.trip) == 0) & (np.diff(in_order.time_us) == 0)
-    if not again.any():
-        return in_order, {}
-    # Of equal points the first of the upload stays that is stored first, should the flush be split:
-    # the others are acknowledged after it.
-    ranks = {upload: rank for rank, upload in enumerate(_uploads(batches))}
-    rank = np.array([ranks[batch.upload] for batch in batches], np.int64)[rows.batch]
-    rows = rows.take(np.lexsort((rows.index, rows.batch, rank, rows.time_us, trip_order)))
-    duplicate = np.concatenate([[False], again])
-    counts = np.bincount(rows.batch[duplicate], minlength=len(batches))
-    gone: dict[OpenedUpload, int] = {}
-    for batch, count in zip(batches, counts.tolist(), strict=True):
-        gone[batch.upload] = gone.get(batch.upload, 0) + count
-    return rows.take(~duplicate), gone
-
-
-def _points(flush: _Flush, rows: Rows) -> dict[str, Any]:
-    """The rows as arrays for INSERT … SELECT unnest."""
-    ids = [uuid.UUID(bytes=state.id) for state in flush.trips]
-    return copying.columns(rows) | {"trip_ids": [ids[trip] for trip in rows.trip.tolist()]}
