@@ -40,9 +40,8 @@ TENANT_SCOPES = (
     "events:subscribe",
 )
 OPS_SCOPES = ("monitor:read", "ops:write")
-# The schools of the local stack: the second one is for trying what the first can't see.
+# The school of the local stack.
 DEMO_ORG = uuid.UUID("0d000000-0000-7000-8000-000000000001")
-OTHER_DEMO_ORG = uuid.UUID("0d000000-0000-7000-8000-000000000002")
 
 
 class KeyUnusable(Exception):

@@ -41,7 +41,7 @@ SELECT {columns} FROM "Trip"
 
 -- name: trip_windows
 -- The windows of trips, by which ingest judges points. Foreign and unknown ids give no row.
-SELECT id, "startedAt", "endedAt", "endRecordedAt", "pointsDroppedAt" IS NOT NULL
+SELECT id, "startedAt", "endedAt", "endRecordedAt"
   FROM "Trip"
  WHERE "orgId" = %(org_id)s::uuid AND id = ANY (%(trip_ids)s::uuid[]);
 

@@ -98,7 +98,6 @@ class TripWindow:
     started_at: datetime
     ended_at: datetime | None
     end_recorded_at: datetime | None
-    points_dropped: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ def test_ten_thousand_rejected_points_are_recorded_in_no_time() -> None:
 
 # --- judging ---
 
-OPEN = TripWindow(TRIP, START, None, None, points_dropped=False)
+OPEN = TripWindow(TRIP, START, None, None)
 NOW = START + timedelta(hours=1)
 APRIL = datetime(2026, 4, 1, tzinfo=UTC)
 MONTHS = Months(
@@ -227,7 +227,7 @@ def moments(*times: datetime) -> Rows:
 
 
 def test_a_point_of_a_month_that_is_not_there_has_no_partition() -> None:
-    long = TripWindow(TRIP, START, None, None, points_dropped=False)
+    long = TripWindow(TRIP, START, None, None)
     in_june = trip_state(long, APRIL + timedelta(days=70))
     rows = moments(APRIL - US, APRIL, APRIL + timedelta(days=30) - US, APRIL + timedelta(days=30))
     assert judged(rows, in_june) == ["", "NO_PARTITION", "NO_PARTITION", ""]
@@ -247,13 +247,13 @@ def test_without_any_month_no_point_has_a_partition() -> None:
 def test_a_trip_closes_thirty_days_after_its_end_was_recorded(
     recorded_ago: timedelta, expected: str
 ) -> None:
-    ended = TripWindow(TRIP, START, NOW, NOW, points_dropped=False)
+    ended = TripWindow(TRIP, START, NOW, NOW)
     rows = moments(START)
     assert judged(rows, trip_state(ended, NOW + recorded_ago)) == [expected]
 
 
 def test_an_ended_trip_takes_points_up_to_two_minutes_after_its_end() -> None:
-    ended = TripWindow(TRIP, START, NOW, NOW, points_dropped=False)
+    ended = TripWindow(TRIP, START, NOW, NOW)
     edge = NOW + timedelta(minutes=2)
     assert judged(moments(edge, edge + US), trip_state(ended, NOW + timedelta(days=1))) == [
         "",

@@ -49,7 +49,6 @@ REASONS = (
 )
 CODE = {reason: code for code, reason in enumerate(REASONS)}
 ALWAYS = (np.iinfo(np.int64).min, np.iinfo(np.int64).max)
-NEVER = (np.iinfo(np.int64).max, np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True, slots=True)
