@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 import urllib.request
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jwt
-from cachetools import TTLCache
 from google.protobuf.descriptor import MethodDescriptor
 
 from driveflow.access.v1 import access_pb2
@@ -41,6 +40,8 @@ class Rule:
 
     scope: str
     platform: bool
+    for_services: bool = False
+    """Beside schools' tokens, services' own may call it, for all schools."""
 
     def allow(self, caller: Caller) -> None:
         """Raise PermissionDenied unless the caller may."""
@@ -52,8 +53,11 @@ class Rule:
             )
         if self.platform and caller.org_id is not None:
             raise PermissionDenied("ORG_REFUSED", "A school's token can't act on the platform.")
-        if not self.platform and caller.org_id is None:
+        if not self.platform and caller.org_id is None and not self._service(caller):
             raise PermissionDenied("ORG_REQUIRED", "The token names no school.")
+
+    def _service(self, caller: Caller) -> bool:
+        return self.for_services and caller.service is not None
 
 
 def rule(method: MethodDescriptor) -> Rule:
@@ -63,7 +67,9 @@ def rule(method: MethodDescriptor) -> Rule:
     if scope == access_pb2.SCOPE_UNSPECIFIED:
         raise AccessUndeclared(f"{method.full_name} declares no scope")
     reach = options.Extensions[access_pb2.reach]
-    return Rule(scope_name(scope), reach == access_pb2.REACH_PLATFORM)
+    return Rule(
+        scope_name(scope), reach == access_pb2.REACH_PLATFORM, reach == access_pb2.REACH_ANY
+    )
 
 
 def scope_name(scope: access_pb2.Scope.ValueType) -> str:
@@ -86,22 +92,37 @@ class Verifier:
         self._keys: dict[str, jwt.PyJWK] = {}
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
-        self._verified: TTLCache[bytes, Caller] = TTLCache(VERIFIED_MAX_TOKENS, VERIFIED_MAX_S)
+        self._verified: dict[str, tuple[Caller, float]] = {}
 
     @classmethod
     def of(cls, settings: Settings) -> Verifier:
         """By the settings of a service."""
         return cls(settings.jwks, issuer=settings.token_issuer, audience=settings.token_audience)
 
+    async def caller(self, header: str) -> Caller:
+        """The caller that an `authorization` proves; Unauthenticated with the reason otherwise."""
+        return self._remembered(header) or self._remember(header, await self.verify(bearer(header)))
+
     async def verify(self, token: str) -> Caller:
         """The caller that a token proves; Unauthenticated with the reason otherwise."""
-        digest = hashlib.sha256(token.encode()).digest()
-        caller = self._verified.get(digest)
-        if caller is None:
-            caller = await self._verify(token)
-            self._verified[digest] = caller
+        caller = await self._verify(token)
         if caller.expires_at <= time.time():
-            raise Unauthenticated("TOKEN_EXPIRED", "The token has expired.")
+            raise expired()
+        return caller
+
+    def _remember(self, header: str, caller: Caller) -> Caller:
+        if len(self._verified) >= VERIFIED_MAX_TOKENS:
+            self._verified.clear()
+        self._verified[header] = caller, time.monotonic() + VERIFIED_MAX_S
+        return caller
+
+    def _remembered(self, header: str) -> Caller | None:
+        found = self._verified.get(header)
+        if found is None or found[1] < time.monotonic():
+            return None
+        caller = found[0]
+        if caller.expires_at <= time.time():
+            raise expired()
         return caller
 
     async def load(self) -> None:
@@ -124,7 +145,7 @@ class Verifier:
             )
             return _caller(claims)
         except jwt.ExpiredSignatureError:
-            raise Unauthenticated("TOKEN_EXPIRED", "The token has expired.") from None
+            raise expired() from None
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError):
             raise Unauthenticated("TOKEN_INVALID", "The token is not valid.") from None
 
@@ -173,11 +194,25 @@ def _caller(claims: dict[str, Any]) -> Caller:
     )
 
 
-def bearer(metadata: Any) -> str:
-    """The token in a call's metadata; Unauthenticated when there is none."""
-    for key, value in metadata or ():
-        if key == "authorization":
-            kind, _, token = str(value).partition(" ")
-            if kind.lower() == "bearer" and token:
-                return token.strip()
-    raise Unauthenticated("TOKEN_MISSING", "No bearer token in the metadata `authorization`.")
+def expired() -> Unauthenticated:
+    return Unauthenticated("TOKEN_EXPIRED", "The token has expired.")
+
+
+def authorization(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """The header that carries the token; Unauthenticated when there is none."""
+    for key, value in metadata:
+        if key == "authorization" and str(value)[:7].lower() == "bearer ":
+            return str(value)
+    raise missing()
+
+
+def bearer(header: str) -> str:
+    """The token of an `authorization`; Unauthenticated when there is none."""
+    token = header.partition(" ")[2].strip()
+    if not token:
+        raise missing()
+    return token
+
+
+def missing() -> Unauthenticated:
+    return Unauthenticated("TOKEN_MISSING", "No bearer token in the metadata `authorization`.")

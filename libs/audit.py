@@ -25,11 +25,13 @@ async def record(
     *,
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
+    actor: str | None = None,
 ) -> None:
-    """Note that the caller did `action`; values are JSON types."""
+    """Note that the caller (or `actor`) did `action`; values are JSON types."""
     call = calls.current()
-    actor = call.caller.subject if call is not None and call.caller is not None else "system"
-    await conn.execute(
+    if actor is None:
+        actor = call.caller.subject if call is not None and call.caller is not None else "system"
+    await conn.send(
         SQL.record_audit,
         {
             "org_id": org_id,

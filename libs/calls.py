@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import uuid
 from contextvars import ContextVar
@@ -28,6 +29,12 @@ class Caller:
             raise PermissionDenied("ORG_REQUIRED", "The token names no school.")
         return self.org_id
 
+    @property
+    def service(self) -> str | None:
+        """The service that calls on its own behalf; None for everyone else."""
+        kind, _, name = self.subject.partition(":")
+        return name if self.org_id is None and kind == "service" and name else None
+
 
 class Stream:
     """A streaming call that the server may have to end before its peer does."""
@@ -49,7 +56,7 @@ class Call:
 
     method: str
     """Package-qualified, as in grpc: driveflow.tracking.v1.TrackingService/StartTrip."""
-    request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     deadline: float | None = None
     """time.monotonic() by which the answer must be there."""
     caller: Caller | None = None

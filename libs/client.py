@@ -20,12 +20,24 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.rpc import error_details_pb2, status_pb2
 
+from driveflow.booking.v1 import (
+    booking_pb2,
+    booking_pb2_grpc,
+    directory_pb2,
+    directory_pb2_grpc,
+)
+from driveflow.events.v1 import events_pb2, events_pb2_grpc
 from driveflow.tracking.v1 import tracking_pb2, tracking_pb2_grpc
 from libs.errors import DETAILS_KEY
 
 UNARY_TIMEOUT_S = 10.0
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-SERVICES = (tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"],)
+SERVICES = (
+    booking_pb2.DESCRIPTOR.services_by_name["BookingService"],
+    directory_pb2.DESCRIPTOR.services_by_name["DirectoryService"],
+    tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"],
+    events_pb2.DESCRIPTOR.services_by_name["EventService"],
+)
 
 TokenSource: TypeAlias = str | Callable[[], str]
 """A bearer token, or a function that is asked for one at each call."""
@@ -42,7 +54,10 @@ class Connection:
     ) -> None:
         """Connect at the first call; plaintext unless `tls_ca`, a PEM file, is given."""
         self.channel: grpc.aio.Channel = _CallerChannel(channel(address, tls_ca=tls_ca), token)
+        self.bookings = booking_pb2_grpc.BookingServiceStub(self.channel)
+        self.directory = directory_pb2_grpc.DirectoryServiceStub(self.channel)
         self.tracking = tracking_pb2_grpc.TrackingServiceStub(self.channel)
+        self.events = events_pb2_grpc.EventServiceStub(self.channel)
 
     async def close(self) -> None:
         """Cancel the calls under way and close the channel."""

@@ -48,7 +48,7 @@ async def remember(conn: Connection, org_id: uuid.UUID, request: Any, answer: Me
     """Keep the answer for the request's id, in the transaction of its effect."""
     if request.request_id:
         parameters = _key(org_id, request) | {"response": answer.SerializeToString()}
-        await conn.execute(SQL.answer_request, parameters)
+        await conn.send(SQL.answer_request, parameters)
 
 
 def _key(org_id: uuid.UUID, request: Message) -> dict[str, Any]:

@@ -1,20 +1,22 @@
 """The chain around every method, composed once per method when the server is built.
 
-Outermost first: telemetry, errors, load, deadline, access, stream, validation. Each layer takes a
-method and the handler below it and returns a handler of the same shape, for all four kinds of
-methods: `async (request or request iterator, context) -> response or None`; streamed responses go
-out by context.write. They are wrapped around the methods rather than registered as grpc.aio
-interceptors, which cost 130 us a call.
+Outermost first: telemetry, errors, load, deadline, access, stream, validation. Each layer around a
+streaming method takes the handler below it and returns a handler of the same shape: `async (request
+or request iterator, context) -> response or None`; streamed responses go out by context.write.
+Around a unary method all of them are one coroutine, `Chain.unary`: a coroutine per layer would cost
+a cached read a tenth of its time. None are registered as grpc.aio interceptors, which cost 130 us a
+call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
 import protovalidate
@@ -35,6 +37,7 @@ from libs.errors import (
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 Handler = Callable[[Any, Context], Awaitable[Any]]
 STREAM_SETTLES_S = 5.0
 """How long a stream that ends itself may take before it is cancelled."""
@@ -68,6 +71,37 @@ class Load:
     streams_max: int
     calls: int = 0
     streams: int = 0
+
+
+class Deadline:
+    """Ends what runs inside, and the call's wait, when the call's time is up.
+
+    As asyncio.timeout, at half its price.
+    """
+
+    __slots__ = ("_expired", "_handle", "_task")
+
+    def __init__(self, call: Call, context: Context, limit_s: float) -> None:
+        # None without a deadline, whatever the stubs say.
+        remaining = cast("float | None", context.time_remaining())
+        timeout_s = limit_s if remaining is None else min(remaining, limit_s)
+        call.deadline = time.monotonic() + timeout_s
+        self._expired = False
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._handle = self._task.get_loop().call_later(max(0.0, timeout_s), self._expire)
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
+
+    def __enter__(self) -> None:
+        """The clock runs already."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._handle.cancel()
+        # Cancelled by others as well, it stays cancelled.
+        if self._expired and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise DeadlineExceeded("DEADLINE_EXCEEDED", "The call took too long.") from None
 
 
 class Streams:
@@ -114,31 +148,59 @@ class Chain:
 
     def wrap(self, method: Method, behaviour: Handler) -> Handler:
         """The handler of `method` inside all layers that concern it."""
-        handler = behaviour
-        if not method.request_streaming:
-            handler = validation_layer(handler)
-        if method.streaming:
-            handler = self.stream_layer(method, handler)
+        if not method.streaming:
+            return self.unary(method, behaviour)
+        handler = behaviour if method.request_streaming else validation_layer(behaviour)
+        handler = self.stream_layer(method, handler)
         if method.rule is not None:
             handler = self.access_layer(method.rule, handler)
-        if not method.streaming:
-            handler = self.deadline_layer(method, handler)
         if method.gated:
-            handler = self.load_layer(method, handler)
+            handler = self.load_layer(handler)
         return telemetry_layer(method, errors_layer(handler))
 
-    def load_layer(self, method: Method, inner: Handler) -> Handler:
-        """Refuse at once what would be more than the server takes on."""
-        load = self.load
+    def unary(self, method: Method, behaviour: Handler) -> Handler:
+        """All layers around a unary method, in the order of the module's first lines."""
+        observe = telemetry.rpc(method.name)
+        load = self.load if method.gated else Load(sys.maxsize, 0)
+        limit_s = method.timeout_s or self.call_timeout_s
+        rule, verifier = method.rule, self.verifier
 
-        async def call(request: Any, context: Context) -> Any:
+        async def guarded(request: Any, context: Context, call: Call, metadata: Metadata) -> Any:
             if load.calls >= load.calls_max:
                 raise overloaded()
             load.calls += 1
             try:
-                return await inner(request, context)
+                with Deadline(call, context, limit_s):
+                    if rule is not None:
+                        header = access.authorization(metadata)
+                        # Also of a refused call: the log says whose it was.
+                        call.caller = await verifier.caller(header)
+                        rule.allow(call.caller)
+                    validate(request)
+                    return await behaviour(request, context)
             finally:
                 load.calls -= 1
+
+        async def handler(request: Any, context: Context) -> Any:
+            call = Call(method.name)
+            calls.begin(call)
+            metadata: Metadata = context.invocation_metadata() or ()
+            started = time.perf_counter()
+            with observe.span(metadata):
+                try:
+                    response = await guarded(request, context, call, metadata)
+                    context.set_trailing_metadata(_trailing(call))
+                    return response
+                except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
+                    await _refuse(context, raised)
+                finally:
+                    observe.finished(context.code(), time.perf_counter() - started, call)
+
+        return handler
+
+    def load_layer(self, inner: Handler) -> Handler:
+        """Refuse at once a stream that would be more than the server takes on."""
+        load = self.load
 
         async def stream(request: Any, context: Context) -> Any:
             if load.streams >= load.streams_max:
@@ -149,37 +211,15 @@ class Chain:
             finally:
                 load.streams -= 1
 
-        return stream if method.streaming else call
-
-    def deadline_layer(self, method: Method, inner: Handler) -> Handler:
-        """No unary call lasts longer than its deadline or the server's limit."""
-        limit_s = method.timeout_s or self.call_timeout_s
-
-        async def handler(request: Any, context: Context) -> Any:
-            # None without a deadline, whatever the stubs say.
-            remaining = cast("float | None", context.time_remaining())
-            timeout = limit_s if remaining is None else min(remaining, limit_s)
-            call = calls.current()
-            if call is not None:
-                call.deadline = time.monotonic() + timeout
-            limit = asyncio.timeout(timeout)
-            try:
-                async with limit:
-                    return await inner(request, context)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                raise DeadlineExceeded("DEADLINE_EXCEEDED", "The call took too long.") from None
-
-        return handler
+        return stream
 
     def access_layer(self, rule: access.Rule, inner: Handler) -> Handler:
         """A token with the method's scope, or no further."""
         verifier = self.verifier
 
         async def handler(request: Any, context: Context) -> Any:
-            token = access.bearer(context.invocation_metadata())
-            caller = await verifier.verify(token)
+            header = access.authorization(context.invocation_metadata() or ())
+            caller = await verifier.caller(header)
             call = calls.current()
             if call is not None:
                 call.caller = caller  # also of a refused call: the log says whose it was
@@ -239,10 +279,10 @@ def telemetry_layer(method: Method, inner: Handler) -> Handler:
         call = Call(method.name)
         calls.begin(call)
         started = time.perf_counter()
-        with observe.span(context):
+        with observe.span(context.invocation_metadata() or ()):
             try:
                 response = await inner(request, context)
-                if not method.streaming or call.consistency:
+                if call.consistency:
                     context.set_trailing_metadata(_trailing(call))
                 return response
             finally:
@@ -258,22 +298,25 @@ def errors_layer(inner: Handler) -> Handler:
     async def handler(request: Any, context: Context) -> Any:
         try:
             return await inner(request, context)
-        except asyncio.CancelledError:
-            if context.cancelled():
-                raise
-            # Not the peer: a task of ours was cancelled. Without this the peer would never hear.
-            error: DomainError = Unavailable(
-                "CALL_ABANDONED", "The server gave the call up.", retry_after_s=1
-            )
-        except Exception as raised:
-            if isinstance(raised, grpc.aio.AbortError):
-                raise
-            error = errors.translate(raised)
-            if isinstance(error, errors.Internal):
-                _log_fault(error, raised)
-        return await refuse(context, error)
+        except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
+            await _refuse(context, raised)
 
     return handler
+
+
+async def _refuse(context: Context, raised: asyncio.CancelledError | Exception) -> NoReturn:
+    """End the call with what was raised, as a status. Does not return."""
+    if isinstance(raised, asyncio.CancelledError):
+        if context.cancelled():
+            raise raised
+        # Not the peer: a task of ours was cancelled. Without this the peer would never hear.
+        await refuse(context, abandoned())
+    if isinstance(raised, grpc.aio.AbortError):
+        raise raised
+    error = errors.translate(raised)
+    if isinstance(error, errors.Internal):
+        _log_fault(error, raised)
+    await refuse(context, error)
 
 
 async def refuse(context: Context, error: DomainError) -> NoReturn:
@@ -290,8 +333,6 @@ def validation_layer(inner: Handler) -> Handler:
     """The rules written in the proto; a broken one names its field."""
 
     async def handler(request: Any, context: Context) -> Any:
-        if isinstance(request, DecodeError):
-            raise request
         validate(request)
         return await inner(request, context)
 
@@ -300,6 +341,8 @@ def validation_layer(inner: Handler) -> Handler:
 
 def validate(message: Any) -> None:
     """Raise InvalidArgument with every field of the message that breaks a rule of its proto."""
+    if isinstance(message, DecodeError):
+        raise message
     try:
         protovalidate.validate(message)
     except protovalidate.ValidationError as error:
@@ -313,7 +356,13 @@ def validate(message: Any) -> None:
 
 def _path(violation: protovalidate.Violation) -> str:
     path = violation.proto.field
-    return ".".join(element.field_name for element in path.elements) if path else ""
+    return ".".join(map(_step, path.elements)) if path else ""
+
+
+def _step(element: Any) -> str:
+    """A field, with its place where it is one of a list: bookings[57]."""
+    at = element.subscript
+    return f"{element.field_name}[{at.value}]" if at else str(element.field_name)
 
 
 def handlers(
@@ -399,6 +448,10 @@ def _log_fault(error: errors.Internal, raised: Exception) -> None:
 
 def overloaded() -> DomainError:
     return ResourceExhausted("OVERLOADED", "The server is overloaded.", retry_after_s=1)
+
+
+def abandoned() -> DomainError:
+    return Unavailable("CALL_ABANDONED", "The server gave the call up.", retry_after_s=1)
 
 
 def draining() -> DomainError:

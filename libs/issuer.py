@@ -1,6 +1,7 @@
 """Tokens: an Ed25519 key signs them, its public half (JWKS) verifies them.
 
-For the local stack, tests and operators; users' tokens come from the school's own sign-in.
+For the local stack, tests, operators and services' own tokens; users' tokens come from the
+school's own sign-in.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ TENANT_SCOPES = (
     "events:subscribe",
 )
 OPS_SCOPES = ("monitor:read", "ops:write")
-# The school of the local stack.
-DEMO_ORG = uuid.UUID("0d000000-0000-7000-8000-000000000001")
 
 
 class KeyUnusable(Exception):
@@ -64,6 +63,18 @@ def write_private(path: Path, text: str) -> None:
 def jwks(*keys: str) -> str:
     """The public halves of private keys (PEM), as the JSON that services read."""
     return json.dumps({"keys": [_public(_load(key)) for key in keys]}, indent=2) + "\n"
+
+
+def make_keys(folder: Path, services: Iterable[str]) -> None:
+    """Write jwks.json with the public halves of token_key.pem and of each <service>_key.pem.
+
+    Private keys that are missing are made; those that are there stay.
+    """
+    paths = [folder / "token_key.pem", *(folder / f"{name}_key.pem" for name in services)]
+    for path in paths:
+        if not path.exists():
+            write_private(path, new_key())
+    (folder / "jwks.json").write_text(jwks(*(path.read_text() for path in paths)))
 
 
 def sign(

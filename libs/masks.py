@@ -1,10 +1,11 @@
-"""Read masks: which columns and joins a read fetches, not only which fields it sends."""
+"""Masks: which columns and joins a read fetches, not only which fields it sends; what to change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
 from libs.errors import InvalidArgument
 
@@ -27,3 +28,31 @@ def paths(mask: FieldMask, known: Mapping[str, object], default: Sequence[str]) 
             )
         wanted.update(known if path == "*" else below)
     return tuple(leaf for leaf in known if leaf in wanted)
+
+
+def changes(mask: FieldMask, mutable: Collection[str], message: Message) -> tuple[str, ...]:
+    """The leaf paths to change: those that a mask names; without one, those set in `message`.
+
+    A path that names a message stands for all below it. Raises InvalidArgument for one that is
+    unknown or can't be changed.
+    """
+    if not mask.paths:
+        return tuple(path for path in mutable if _is_set(message, path))
+    wanted: set[str] = set()
+    for path in mask.paths:
+        below = [leaf for leaf in mutable if leaf == path or leaf.startswith(path + ".")]
+        if not below:
+            raise InvalidArgument(
+                "UPDATE_MASK_INVALID",
+                f"update_mask: no field {path[:100]!r} that can be changed.",
+                fields=[("update_mask", f"no field {path[:100]!r} that can be changed")],
+            )
+        wanted.update(below)
+    return tuple(leaf for leaf in mutable if leaf in wanted)
+
+
+def _is_set(message: Message, path: str) -> bool:
+    """Whether a field has a value: for a plain one, another than its default."""
+    name, _, below = path.partition(".")
+    found = next((value for field, value in message.ListFields() if field.name == name), None)
+    return found is not None and (not below or _is_set(found, below))

@@ -26,7 +26,7 @@ async def emit(
     `version` is the aggregate's, raised with each change; the payload has ids and figures only,
     no personal data.
     """
-    await conn.execute(
+    await conn.send(
         SQL.emit_event,
         {
             "org_id": org_id,

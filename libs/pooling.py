@@ -5,23 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor
-from psycopg.rows import TupleRow
+from psycopg import AsyncCursor
 from psycopg_pool import AsyncConnectionPool
 
-from libs import telemetry
+from libs import scoped, telemetry
 from libs.settings import Settings
 
-Connection = AsyncConnection[TupleRow]
+Connection = scoped.Connection
 Pool = AsyncConnectionPool[Connection]
 
 STATEMENT_TIMEOUT_MS = 5_000
 RECONNECT_S = 3.0
 """A lost connection is tried again so long, then by the next caller: pauses never grow over 2 s."""
+FRESH_S = 1.0
+"""A connection used so recently is not asked whether it works, if its socket is quiet."""
 SESSION = {
     "statement_timeout": STATEMENT_TIMEOUT_MS,
     "lock_timeout": 2_000,
@@ -43,15 +45,20 @@ def create(
     min_size: int | None = None,
     max_size: int | None = None,
     send_buffer_bytes: int | None = None,
+    generic_plans: bool = False,
 ) -> Pool:
     """A pool of autocommit connections, not yet open. `name` is also its application_name.
 
     `send_buffer_bytes` is what a connection takes at once: whoever sends so much need not wait.
+    `generic_plans` lets the server plan a statement once and for all, if that is no dearer: not
+    where partitions are.
     """
     healing: asyncio.Task[None] | None = None
 
     async def check(conn: Connection) -> None:
         nonlocal healing
+        if conn.is_quiet and time.monotonic() - conn.used_at < FRESH_S:
+            return
         try:
             await AsyncConnectionPool.check_connection(conn)
         except psycopg.OperationalError:
@@ -66,8 +73,10 @@ def create(
             with socket.socket(fileno=os.dup(conn.fileno())) as descriptor:
                 descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
 
+    session = SESSION | ({"plan_cache_mode": "auto"} if generic_plans else {})
     pool: Pool = AsyncConnectionPool(
         dsn,
+        connection_class=Connection,
         kwargs={
             "autocommit": True,
             "application_name": name,
@@ -77,7 +86,7 @@ def create(
             "keepalives_count": 3,
             "prepare_threshold": 5,
             "cursor_factory": telemetry.cursor_factory() or AsyncCursor,
-            "options": " ".join(f"-c {key}={value}" for key, value in SESSION.items()),
+            "options": " ".join(f"-c {key}={value}" for key, value in session.items()),
         },
         name=name,
         min_size=settings.pool_min_size if min_size is None else min_size,
@@ -98,11 +107,15 @@ def create(
 
 @asynccontextmanager
 async def connection(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection of the pool, given back at the end."""
-    async with pool.connection() as conn:
+    """A connection of the pool, given back at the end; a transaction left open is rolled back."""
+    conn = await pool.getconn()
+    try:
         # Python 3.11's wait_for can swallow a cancellation while the pool hands out a
         # connection; without this look the call would run on and write.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise asyncio.CancelledError
         yield conn
+    finally:
+        conn.used_at = time.monotonic()
+        await pool.putconn(conn)

@@ -35,6 +35,7 @@ METADATA_BYTES_MAX = 16 * 1024
 PROBE_EVERY_S = 1.0
 PROBE_FRESH_S = 4.0
 """A probe that has not succeeded for so long means NOT_SERVING, whether or not it returns."""
+GC_THRESHOLDS = (50_000, 20, 20)
 NOTICE_S = 0.05
 """Whoever watches health hears of the drain before his stream ends."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -65,7 +66,7 @@ class Server:
             call_timeout_s=settings.call_timeout_s,
             stream_age_max_s=settings.stream_age_max_s,
         )
-        self._server = grpc.aio.server(options=_options(settings))
+        self._server = grpc.aio.server(options=options(settings))
         self._health = HealthServicer()
         self._services: list[str] = []
         self.port = 0
@@ -94,7 +95,7 @@ class Server:
         await self.start()
         # What lives now lives on; the collector need not look at it again.
         gc.freeze()
-        gc.set_threshold(50_000, 20, 20)
+        gc.set_threshold(*GC_THRESHOLDS)
         await stop.wait()
         await self.drain()
 
@@ -305,7 +306,8 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def options(settings: Settings) -> list[tuple[str, int]]:
+    """What the gRPC library is told; the bench's bare server is told the same."""
     age_ms = int(settings.stream_age_max_s * 1000)
     return [
         # A second process on the port must fail, not take half of the connections.

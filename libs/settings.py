@@ -6,12 +6,14 @@ Every name starts with DRIVEFLOW_. Units are the last part of a name.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, TypeVar
 
 from pydantic import AnyHttpUrl, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "DRIVEFLOW_"
+_NAME = r"[a-z][a-z0-9_-]{0,62}"
 SettingsT = TypeVar("SettingsT", bound="Settings")
 
 
@@ -33,6 +35,7 @@ class Settings(BaseSettings):
 
     metrics_listen: str | None = Field(None, description="host:port of the Prometheus endpoint")
     otlp_endpoint: AnyHttpUrl | None = Field(None, description="OTLP over HTTP, traces and metrics")
+    trace_ratio: float = Field(0.01, ge=0, le=1, description="calls traced, of those undecided")
     log_level: str = "INFO"
     reflection: bool = Field(False, description="serve gRPC reflection")
 
@@ -40,6 +43,19 @@ class Settings(BaseSettings):
     tls_key: str | None = Field(None, description="PEM file of the server's key")
     tls_client_ca: str | None = Field(None, description="PEM file: clients must show a certificate")
     plaintext: bool = Field(False, description="allow plaintext on an address beyond loopback")
+
+    service_key: str | None = Field(
+        None, description="PEM file of the key that signs this service's own tokens"
+    )
+    event_sources: str | None = Field(
+        None, description="services whose events are consumed: name=host:port,…"
+    )
+    event_consumers: str | None = Field(
+        None, description="services that must have taken an event before it is processed: name,…"
+    )
+    event_tls_ca: str | None = Field(
+        None, description="PEM file: services are called with TLS and checked against it"
+    )
 
     pool_min_size: int = Field(2, ge=1)
     pool_max_size: int = Field(20, ge=1, description="the guide's connection limit")
@@ -59,6 +75,20 @@ class Settings(BaseSettings):
         if len(key.get_secret_value().encode()) < 32:
             raise ValueError("too short: 32 characters or more, as of `openssl rand -hex 32`")
         return key
+
+    @field_validator("event_sources")
+    @classmethod
+    def _known_form_of_sources(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(rf"({_NAME}=[^\s,=]+:\d+(,|$))*", text):
+            raise ValueError("not name=host:port, with commas between")
+        return text
+
+    @field_validator("event_consumers")
+    @classmethod
+    def _known_form_of_consumers(cls, text: str | None) -> str | None:
+        if text is not None and not re.fullmatch(rf"({_NAME}(,|$))*", text):
+            raise ValueError("not names with commas between")
+        return text
 
     @field_validator("log_level")
     @classmethod

@@ -35,10 +35,16 @@ VALUES (%(org_id)s::uuid, %(actor)s::text, %(entity_type)s::text, %(entity_id)s:
         %(action)s::text, %(before)s::jsonb, %(after)s::jsonb);
 
 -- name: emit_event
--- An event of the change under way, in its transaction.
-INSERT INTO "Outbox" ("orgId", "aggregateType", "aggregateId", "aggregateVersion", topic, type,
-                      payload)
-VALUES (%(org_id)s::uuid, %(aggregate_type)s::text, %(aggregate_id)s::uuid,
+-- An event of the change under way, in its transaction. Its place is behind the last event of the
+-- same aggregate, even if this transaction began (had its number) before the one of that event.
+INSERT INTO "Outbox" ("xactId", "orgId", "aggregateType", "aggregateId", "aggregateVersion", topic,
+                      type, payload)
+VALUES (greatest(pg_current_xact_id(),
+                 (SELECT max("xactId") FROM "Outbox"
+                   WHERE "orgId" = %(org_id)s::uuid
+                     AND "aggregateType" = %(aggregate_type)s::text
+                     AND "aggregateId" = %(aggregate_id)s::uuid AND "processedAt" IS NULL)),
+        %(org_id)s::uuid, %(aggregate_type)s::text, %(aggregate_id)s::uuid,
         %(aggregate_version)s::int, %(topic)s::text, %(type)s::text, %(payload)s::jsonb);
 
 -- name: add_tenant
@@ -48,3 +54,9 @@ INSERT INTO "Tenant" ("orgId") VALUES (%(org_id)s::uuid) ON CONFLICT ("orgId") D
 -- name: list_tenants
 -- platform: ids of all schools, for work that then goes school by school; suspended ones too.
 SELECT "orgId" FROM "Tenant" ORDER BY "orgId";
+
+-- name: set_tenant_active
+-- Whether a school is at work or suspended; known from now on if it was not.
+INSERT INTO "Tenant" ("orgId", active) VALUES (%(org_id)s::uuid, %(active)s::boolean)
+ON CONFLICT ("orgId") DO UPDATE SET active = EXCLUDED.active
+ WHERE "Tenant"."orgId" = %(org_id)s::uuid;

@@ -7,29 +7,34 @@ tokens. Spans and metrics cost nothing until `configure` is given an exporter.
 from __future__ import annotations
 
 import logging
+import random
 import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import prometheus_client
 import psycopg
 from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from prometheus_client import start_http_server
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
@@ -43,8 +48,40 @@ if TYPE_CHECKING:
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METRICS_EVERY_MS = 15_000
+SLOW_S = 1.0
+"""A call that took longer has a line in the log, also when all went well."""
+_NO_CONTEXT = Context()
+"""For measurements: there are no exemplars, and to ask for the current context costs 2 us."""
+STATEMENTS_MAX = 2_000
+_TRACE_KEYS = ("traceparent", "tracestate")
 CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 log = logging.getLogger("driveflow.rpc")
+
+
+Observe = Callable[[float], None]
+
+
+Durations = Callable[[Mapping[str, str]], Observe]
+"""A histogram of seconds: what takes the values of one set of attributes."""
+
+
+def _durations_of_meter(meter: metrics.Meter, name: str, unit: str, description: str) -> Durations:
+    histogram = meter.create_histogram(name, unit, description)
+
+    def series(attributes: Mapping[str, str]) -> Observe:
+        kept = dict(attributes)
+        return lambda seconds: histogram.record(seconds, kept, _NO_CONTEXT)
+
+    return series
+
+
+def _durations_of_prometheus(name: str, description: str, attributes: Sequence[str]) -> Durations:
+    """Where Prometheus alone reads it: prometheus_client takes 1 us a value, the SDK 10."""
+    exported = f"{name.replace('.', '_')}_seconds"
+    labels = [attribute.replace(".", "_") for attribute in attributes]
+    histogram = prometheus_client.Histogram(exported, description, labels, buckets=SECONDS)
+    _state.shutdowns.append(partial(prometheus_client.REGISTRY.unregister, histogram))
+    return lambda attributes: histogram.labels(*attributes.values()).observe
 
 
 @dataclass
@@ -52,9 +89,11 @@ class _State:
     """What `configure` switched on; one per process."""
 
     tracer: trace.Tracer | None = None
+    trace_ratio: float = 1.0
+    """Of calls that come without a decision of their caller's."""
     meter: metrics.Meter | None = None
-    rpc_duration: metrics.Histogram | None = None
-    query_duration: metrics.Histogram | None = None
+    rpc_duration: Durations | None = None
+    query_duration: Durations | None = None
     pools: list[AsyncConnectionPool[Any]] = field(default_factory=list)
     shutdowns: list[Any] = field(default_factory=list)
 
@@ -78,11 +117,13 @@ def configure(service: str, settings: Settings) -> None:
             )
         )
         _configure_traces(resource, endpoint)
+        _state.trace_ratio = settings.trace_ratio
     if settings.metrics_listen is not None:
         readers.append(_prometheus(settings.metrics_listen))
     provider = MeterProvider(
         readers,
         resource,
+        exemplar_filter=AlwaysOffExemplarFilter(),
         views=[
             View(
                 instrument_name="*.duration",
@@ -92,7 +133,7 @@ def configure(service: str, settings: Settings) -> None:
     )
     _state.meter = provider.get_meter("driveflow")
     _state.shutdowns.append(provider.shutdown)
-    _make_instruments(_state.meter)
+    _make_instruments(_state.meter, prometheus_alone=settings.otlp_endpoint is None)
 
 
 def shutdown() -> None:
@@ -113,11 +154,29 @@ def histogram(name: str, unit: str, description: str) -> Any:
     return meter.create_histogram(name, unit, description)
 
 
+def gauge(name: str, unit: str, description: str) -> Any:
+    """A gauge with `.set(value, attributes)`; does nothing while metrics are off."""
+    meter = _state.meter or metrics.NoOpMeter("off")
+    return meter.create_gauge(name, unit, description)
+
+
 def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
-    """A span of work that is neither an RPC nor a query."""
+    """A span of work that is neither an RPC nor a query; below the span that is under way.
+
+    Without one it begins a trace of its own, if it is sampled.
+    """
     if _state.tracer is None:
-        return nullcontext()
+        return _NO_SPAN
+    if not trace.get_current_span().is_recording() and (calls.current() or not _sampled()):
+        return _NO_SPAN
     return _state.tracer.start_as_current_span(name, attributes=attributes)
+
+
+_NO_SPAN: AbstractContextManager[Any] = nullcontext()
+
+
+def _sampled() -> bool:
+    return random.random() < _state.trace_ratio  # noqa: S311 (nothing depends on it)
 
 
 class rpc:  # noqa: N801 (reads as a function where it is used)
@@ -126,16 +185,22 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
     def __init__(self, method: str) -> None:
         self._method = method
         self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
+        self._durations: Durations | None = None
+        self._by_status: dict[str, Observe] = {}
         self._quiet = method.startswith("grpc.")
 
-    def span(self, context: Any) -> AbstractContextManager[Any]:
-        """A server span, child of the caller's `traceparent`."""
+    def span(self, metadata: Iterable[tuple[str, str | bytes]]) -> AbstractContextManager[Any]:
+        """A server span, child of the caller's `traceparent`; nothing when it is not sampled."""
         if _state.tracer is None or self._quiet:
-            return nullcontext()
-        carrier = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+            return _NO_SPAN
+        carrier = {k: v for k, v in metadata if isinstance(v, str) and k in _TRACE_KEYS}
+        caller = propagate.extract(carrier)
+        parent = trace.get_current_span(caller).get_span_context()
+        if not (parent.trace_flags.sampled if parent.is_valid else _sampled()):
+            return _NO_SPAN
         return _state.tracer.start_as_current_span(
             self._method,
-            context=propagate.extract(carrier),
+            context=caller,
             kind=trace.SpanKind.SERVER,
             attributes=self._attributes,
             record_exception=False,
@@ -146,25 +211,43 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
         """Record how a call ended."""
         status = _status(code, call)
         if _state.rpc_duration is not None:
-            _state.rpc_duration.record(
-                seconds, {**self._attributes, "rpc.response.status_code": status}
-            )
-        if _state.tracer is not None and not self._quiet:
-            current = trace.get_current_span()
-            current.set_attribute("rpc.response.status_code", status)
-            if status in ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
-                current.set_status(trace.StatusCode.ERROR)
-        if not self._quiet:
+            self._observe(status)(seconds)
+        if self._quiet:
+            return
+        traced = _state.tracer is not None and trace.get_current_span().is_recording()
+        if traced:
+            _end_span(status)
+        if traced or status != "OK" or seconds > SLOW_S or call.stream or _log_all():
             _log_call(self._method, status, seconds, call)
+
+    def _observe(self, status: str) -> Observe:
+        durations = _state.rpc_duration
+        if durations is not self._durations:
+            self._durations, self._by_status = durations, {}
+        if status not in self._by_status and durations is not None:
+            attributes = {**self._attributes, "rpc.response.status_code": status}
+            self._by_status[status] = durations(attributes)
+        return self._by_status[status]
+
+
+def _end_span(status: str) -> None:
+    current = trace.get_current_span()
+    current.set_attribute("rpc.response.status_code", status)
+    if status in ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
+        current.set_status(trace.StatusCode.ERROR)
 
 
 def _status(code: Any, call: calls.Call) -> str:
     name = getattr(code, "name", None)
     if name is None:
         name = CODE_NAMES.get(code or 0, "OK")
-    if name == "OK" and isinstance(sys.exc_info()[1], BaseException) and call.error_reason is None:
+    if name == "OK" and call.error_reason is None and sys.exc_info()[1] is not None:
         return "CANCELLED"
     return str(name)
+
+
+def _log_all() -> bool:
+    return log.isEnabledFor(logging.DEBUG)
 
 
 def _log_call(method: str, status: str, seconds: float, call: calls.Call) -> None:
@@ -204,15 +287,44 @@ class ObservedCursor(AsyncCursor[TupleRow]):
 
 @contextmanager
 def _observed(query: Any) -> Iterator[None]:
-    name = query_name(query)
-    attributes = {"db.system.name": "postgresql", "db.query.summary": name}
+    observe = _named(query_name(query))
     started = time.perf_counter()
-    with span(name, **attributes):
+    with observe.span():
         try:
             yield
         finally:
-            if _state.query_duration is not None:
-                _state.query_duration.record(time.perf_counter() - started, attributes)
+            observe.finished(time.perf_counter() - started)
+
+
+@lru_cache(STATEMENTS_MAX)
+def _named(name: str) -> statement:
+    return statement(name)
+
+
+def _unobserved(_: float) -> None:
+    """Metrics are off."""
+
+
+class statement:  # noqa: N801 (reads as a function where it is used)
+    """Observes the executions of one statement, as ObservedCursor does."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._attributes = {"db.system.name": "postgresql", "db.query.summary": name}
+        self._durations: Durations | None = None
+        self._observe: Observe = _unobserved
+
+    def span(self) -> AbstractContextManager[Any]:
+        """A span, if the call under way has one."""
+        return span(self.name, **self._attributes)
+
+    def finished(self, seconds: float) -> None:
+        """Record how long it took."""
+        durations = _state.query_duration
+        if durations is not self._durations:
+            self._durations = durations
+            self._observe = _unobserved if durations is None else durations(self._attributes)
+        self._observe(seconds)
 
 
 def cursor_factory() -> type[AsyncCursor[TupleRow]] | None:
@@ -235,17 +347,24 @@ def watch_pool(pool: AsyncConnectionPool[Any]) -> None:
 # --- set-up ------------------------------------------------------------------------------------
 
 
-def _make_instruments(meter: metrics.Meter) -> None:
-    _state.rpc_duration = meter.create_histogram(
-        "rpc.server.call.duration", "s", "Duration of RPCs by method and status"
+def _make_instruments(meter: metrics.Meter, *, prometheus_alone: bool) -> None:
+    def durations(name: str, unit: str, description: str, attributes: Sequence[str]) -> Durations:
+        if prometheus_alone:
+            return _durations_of_prometheus(name, description, attributes)
+        return _durations_of_meter(meter, name, unit, description)
+
+    _state.rpc_duration = durations(
+        "rpc.server.call.duration", "s", "Duration of RPCs by method and status", _RPC
     )
-    _state.query_duration = meter.create_histogram(
-        "db.client.operation.duration", "s", "Duration of statements by their name"
+    _state.query_duration = durations(
+        "db.client.operation.duration", "s", "Duration of statements by their name", _QUERY
     )
     for name, unit, description, key in _POOL_FIGURES:
         meter.create_observable_gauge(name, [_pool_reader(key)], unit, description)
 
 
+_RPC = ("rpc.system.name", "rpc.method", "rpc.response.status_code")
+_QUERY = ("db.system.name", "db.query.summary")
 _POOL_FIGURES = (
     ("db.client.connection.count", "{connection}", "Connections of the pool", "pool_size"),
     ("db.client.connection.max", "{connection}", "Most connections of the pool", "pool_max"),
@@ -276,7 +395,8 @@ def _pool_reader(key: str) -> Any:
 
 def _configure_traces(resource: Any, endpoint: str) -> None:
 
-    provider = TracerProvider(resource=resource)
+    # What is sampled is decided where a trace begins here, before any span is made.
+    provider = TracerProvider(sampler=ALWAYS_ON, resource=resource)
     exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _state.tracer = provider.get_tracer("driveflow")

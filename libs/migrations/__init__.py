@@ -19,6 +19,10 @@ from libs.bootstrap import SERVICES
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 SHARED_TABLES = Path(__file__).with_name("shared_tables.sql")
 SHARED_TABLES_NAME = "20260101000000_shared_tables.sql"
+SHARED_EVENTS = Path(__file__).with_name("shared_events.sql")
+SHARED_EVENTS_NAME = "20260131000000_shared_events.sql"
+SHARED = {SHARED_TABLES_NAME: SHARED_TABLES, SHARED_EVENTS_NAME: SHARED_EVENTS}
+"""Migrations that every service has, and the templates they are made from."""
 WAIT_S = 60
 
 
@@ -59,16 +63,17 @@ def pending(connection: psycopg.Connection, services: Iterable[str] = SERVICES) 
                 yield f"{service}/{path.name}"
 
 
-def render_shared_tables(service: str) -> str:
-    """The text of a service's first migration."""
-    return SHARED_TABLES.read_text().replace("{service}", service)
+def render_shared(name: str, service: str) -> str:
+    """The text of a migration that every service has."""
+    return SHARED[name].read_text().replace("{service}", service)
 
 
-def write_shared_tables() -> None:
-    """Write the first migration of every service from the template."""
+def write_shared() -> None:
+    """Write the migrations that every service has from their templates."""
     for service in SERVICES:
         folder(service).mkdir(parents=True, exist_ok=True)
-        (folder(service) / SHARED_TABLES_NAME).write_text(render_shared_tables(service))
+        for name in SHARED:
+            (folder(service) / name).write_text(render_shared(name, service))
 
 
 def _dbmate(service: str, url: str, wait_s: int) -> list[str]:

@@ -1,7 +1,8 @@
-"""A server of libs alone: TrackingService's methods with whatever behaviour a test gives them."""
+"""A server of libs alone: the services' methods with whatever behaviour a test gives them."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,10 +13,10 @@ from uuid import UUID
 
 import grpc
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from driveflow.tracking.v1 import tracking_pb2, tracking_pb2_grpc
-from libs import access, issuer
+from driveflow.tracking.v1 import tracking_pb2
+from libs import access, client, issuer
 from libs.access import Verifier
 from libs.client import Connection
 from libs.server import Probe, Server
@@ -73,11 +74,8 @@ def serve(tmp_path: Path) -> Serve:
         (tmp_path / "jwks.json").write_text(issuer.jwks(key))
         settings = bare_settings(tmp_path, **overrides)
         server = Server(settings, Verifier.of(settings), probe=probe)
-        server.add(
-            SERVICE,
-            tracking_pb2_grpc.add_TrackingServiceServicer_to_server,
-            servicer(behaviour),
-        )
+        for service in client.SERVICES:
+            server.add(service, register(service), servicer(service, behaviour))
         await server.start()
         try:
             yield Bare(server, key)
@@ -99,14 +97,22 @@ def bare_settings(folder: Path, **overrides: object) -> Settings:
     return Settings(**chosen)
 
 
-def servicer(behaviour: Behaviour) -> object:
+def register(service: ServiceDescriptor) -> Callable[[Any, Any], None]:
+    """The generated function that adds a servicer of this service to a server."""
+    module = service.file.name.removesuffix(".proto").replace("/", ".") + "_pb2_grpc"
+    add: Callable[[Any, Any], None] = getattr(
+        importlib.import_module(module), f"add_{service.name}Servicer_to_server"
+    )
+    return add
+
+
+def servicer(service: ServiceDescriptor, behaviour: Behaviour) -> object:
     """An object whose methods, those of the contract, all behave alike."""
 
     async def method(_: object, request: Any, context: Any) -> Any:
         return await behaviour(request, context)
 
-    names = [each.name for each in walking.methods() if each.containing_service is SERVICE]
-    return type("Servicer", (), dict.fromkeys(names, method))()
+    return type("Servicer", (), dict.fromkeys(service.methods_by_name, method))()
 
 
 def valid(method: MethodDescriptor) -> Any:
@@ -115,6 +121,8 @@ def valid(method: MethodDescriptor) -> Any:
     for field in method.input_type.fields:
         if field.name in ("trip_id", "upload_id"):
             setattr(request, field.name, str(UUID(int=1)))
+        elif field.name in ("producer", "cursor"):
+            setattr(request, field.name, "booking")
         elif field.name == "before":
             request.before.GetCurrentTime()
     return request

@@ -22,7 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 
 from driveflow.access.v1 import access_pb2
 from driveflow.tracking.v1 import tracking_pb2 as pb
-from libs import access, calls, issuer
+from libs import access, calls, issuer, scoped
 from libs.access import Rule, Verifier
 from libs.calls import Caller
 from libs.client import refusal
@@ -136,7 +136,14 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             sent.append(str(query))
         return await execute(cursor, query, *args, **options)
 
+    trip = scoped.Connection._trip
+
+    async def watched_trip(conn: Any, batch: Any, **options: Any) -> Any:
+        sent.extend(str(each.statement.text) for each in batch if calls.current() is not None)
+        return await trip(conn, batch, **options)
+
     monkeypatch.setattr(psycopg.AsyncCursor, "execute", watched)
+    monkeypatch.setattr(scoped.Connection, "_trip", watched_trip)
     return sent
 
 

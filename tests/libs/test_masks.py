@@ -1,4 +1,4 @@
-"""Read masks."""
+"""Read masks and update masks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driveflow.booking.v1 import directory_pb2 as pb
 from libs import masks
 from libs.errors import InvalidArgument
 
@@ -44,3 +45,46 @@ def test_any_mask_gives_known_paths_or_a_refusal(paths: list[str]) -> None:
     except InvalidArgument:
         return
     assert set(got) <= set(KNOWN)
+
+
+# --- what to change ---
+
+MUTABLE = (
+    "name",
+    "hold_minutes",
+    "cancellation_policy.full_refund_hours",
+    "cancellation_policy.partial_refund_hours",
+)
+GIVEN = pb.Organization(
+    id="7", hold_minutes=5, cancellation_policy=pb.CancellationPolicy(full_refund_hours=2)
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ([], ("hold_minutes", "cancellation_policy.full_refund_hours")),
+        (["name"], ("name",)),
+        (["hold_minutes", "name", "name"], ("name", "hold_minutes")),
+        (["cancellation_policy"], MUTABLE[2:]),
+        (["cancellation_policy.partial_refund_hours"], MUTABLE[3:]),
+    ],
+)
+def test_a_change_is_what_the_mask_names_or_what_is_set(
+    asked: list[str], got: tuple[str, ...]
+) -> None:
+    assert masks.changes(FieldMask(paths=asked), MUTABLE, GIVEN) == got
+
+
+def test_an_optional_field_that_is_set_to_its_default_is_set() -> None:
+    given = pb.Instructor(active=False, travel_buffer_minutes=0, phone="")
+    paths = ("phone", "active", "travel_buffer_minutes")
+    assert masks.changes(FieldMask(), paths, given) == paths[1:]
+
+
+@pytest.mark.parametrize("path", ["", "*", "id", "hold_minute", "name.x", "cancellation_policy."])
+def test_a_path_that_can_not_be_changed_is_refused_by_name(path: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        masks.changes(FieldMask(paths=["name", path]), MUTABLE, GIVEN)
+    assert caught.value.reason == "UPDATE_MASK_INVALID"
+    assert [field for field, _ in caught.value.fields] == ["update_mask"]

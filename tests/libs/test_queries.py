@@ -60,3 +60,67 @@ def test_a_statement_without_a_purpose_or_twice_is_refused(tmp_path: Path, text:
     path.write_text(text)
     with pytest.raises(ValueError, match="get_car is there twice or does not say its purpose"):
         queries.load("cars", path)
+
+
+PARTS = """\
+-- part: of_org
+-- Of the school.
+c."orgId" = %(org_id)s::uuid
+
+-- part: join_driver
+-- Who drives.
+JOIN "Driver" AS d ON d."orgId" = %(org_id)s::uuid AND d.id = c."driverId"
+
+-- part: join_garage
+-- Where it stands.
+JOIN "Garage" AS g ON g."orgId" = %(org_id)s::uuid AND g.id = c."garageId"
+
+-- name: list_cars
+-- Cars.
+SELECT {columns} FROM "Car" AS c {joins} WHERE {of_org};
+
+-- name: count_cars
+-- How many.
+SELECT count(*) FROM "Car" AS c WHERE {of_org};
+"""
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> queries.Queries:
+    path = tmp_path / "parts.sql"
+    path.write_text(PARTS)
+    return queries.load("cars", path)
+
+
+def test_a_part_stands_where_statements_name_it(parts: queries.Queries) -> None:
+    assert parts.count_cars.endswith(b'WHERE c."orgId" = %(org_id)s::uuid')
+    assert list(parts) == ["list_cars", "count_cars"]
+
+
+def test_only_the_joins_that_are_asked_for_are_in_a_statement(parts: queries.Queries) -> None:
+    bare = parts.select("list_cars", ("c.id",))
+    driven = parts.select("list_cars", ("c.id", "d.name"), ("driver",))
+    assert b"JOIN" not in bare
+    assert b'"Driver"' in driven
+    assert b'"Garage"' not in driven
+    assert parts.select("list_cars", ("c.id",), ("driver", "garage")).count(b"JOIN") == 2
+
+
+def test_a_join_that_is_not_in_the_file_is_refused(parts: queries.Queries) -> None:
+    with pytest.raises(KeyError):
+        parts.select("list_cars", ("c.id",), ('driver" ON true; --',))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-- name: list_cars\n-- Cars.\nSELECT {cars};\n",
+        "-- name: list_cars\n-- Cars.\nSELECT {cars};\n-- part: cars\n-- Cars.\n1\n",
+    ],
+    ids=["nowhere", "below"],
+)
+def test_a_part_that_does_not_stand_above_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "queries.sql"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="names a part that does not stand above it: cars"):
+        queries.load("cars", path)

@@ -110,6 +110,23 @@ async def test_a_refused_call_has_its_status_and_only_our_faults_are_errors(
     assert call.events == ()
 
 
+async def test_a_call_is_traced_as_its_caller_decided_and_else_by_the_ratio(
+    spans: InMemorySpanExporter, tracking: Tracking
+) -> None:
+    trip = await tracking.start_trip()
+    telemetry._state.trace_ratio = 0.0
+    spans.clear()
+    seen = []
+    for parent in ((), (("traceparent", f"00-{TRACE}-b7ad6b7169203331-00"),)):
+        await tracking.stub().GetTrip(pb.GetTripRequest(trip_id=trip.id), metadata=parent)
+        seen.append([span.name for span in spans.get_finished_spans()])
+    assert seen == [[], []]
+    parent = (("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"),)
+    await tracking.stub().GetTrip(pb.GetTripRequest(trip_id=trip.id), metadata=parent)
+    names = {span.name for span in spans.get_finished_spans()}
+    assert {f"{SERVICE}/GetTrip", "tracking.get_trip"} <= names
+
+
 async def test_the_copy_of_points_is_a_span(
     spans: InMemorySpanExporter, tracking: Tracking
 ) -> None:
@@ -200,6 +217,20 @@ async def test_the_log_is_json_with_the_request_and_the_trace(
 
 def parsed(lines: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines.getvalue().splitlines()]
+
+
+async def test_a_call_that_went_well_has_a_line_only_when_it_is_traced_or_slow(
+    lines: io.StringIO, tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = pb.GetTripRequest(trip_id=(await tracking.start_trip()).id)
+    await tracking.stub().GetTrip(request)
+    assert [line for line in parsed(lines) if line["message"] == "rpc"] == []
+    with pytest.raises(grpc.aio.AioRpcError):
+        await tracking.stub().GetTrip(pb.GetTripRequest(trip_id=str(uuid4())))
+    monkeypatch.setattr(telemetry, "SLOW_S", 0.0)
+    await tracking.stub().GetTrip(request)
+    told = [line for line in parsed(lines) if line["message"] == "rpc"]
+    assert [line["rpc.response.status_code"] for line in told] == ["NOT_FOUND", "OK"]
 
 
 async def test_the_log_has_no_tokens_and_no_coordinates(

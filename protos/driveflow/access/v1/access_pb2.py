@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n driveflow/access/v1/access.proto\x12\x13\x64riveflow.access.v1\x1a google/protobuf/descriptor.proto*\xb2\x02\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12SCOPE_BOOKING_READ\x10\x01\x12\x17\n\x13SCOPE_BOOKING_WRITE\x10\x02\x12\x17\n\x13SCOPE_BOOKING_ADMIN\x10\x03\x12\x17\n\x13SCOPE_PAYMENTS_READ\x10\x04\x12\x18\n\x14SCOPE_PAYMENTS_WRITE\x10\x05\x12\x17\n\x13SCOPE_TRACKING_READ\x10\x06\x12\x18\n\x14SCOPE_TRACKING_WRITE\x10\x07\x12\x19\n\x15SCOPE_TRACKING_IMPORT\x10\x08\x12\x1a\n\x16SCOPE_EVENTS_SUBSCRIBE\x10\t\x12\x16\n\x12SCOPE_MONITOR_READ\x10\n\x12\x13\n\x0fSCOPE_OPS_WRITE\x10\x0b*A\n\x05Reach\x12\x15\n\x11REACH_UNSPECIFIED\x10\x00\x12\r\n\tREACH_ORG\x10\x01\x12\x12\n\x0eREACH_PLATFORM\x10\x02:K\n\x05scope\x12\x1e.google.protobuf.MethodOptions\x18\x8d\x8c\x03 \x01(\x0e\x32\x1a.driveflow.access.v1.Scope:K\n\x05reach\x12\x1e.google.protobuf.MethodOptions\x18\x8e\x8c\x03 \x01(\x0e\x32\x1a.driveflow.access.v1.Reachb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n driveflow/access/v1/access.proto\x12\x13\x64riveflow.access.v1\x1a google/protobuf/descriptor.proto*\xb2\x02\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12SCOPE_BOOKING_READ\x10\x01\x12\x17\n\x13SCOPE_BOOKING_WRITE\x10\x02\x12\x17\n\x13SCOPE_BOOKING_ADMIN\x10\x03\x12\x17\n\x13SCOPE_PAYMENTS_READ\x10\x04\x12\x18\n\x14SCOPE_PAYMENTS_WRITE\x10\x05\x12\x17\n\x13SCOPE_TRACKING_READ\x10\x06\x12\x18\n\x14SCOPE_TRACKING_WRITE\x10\x07\x12\x19\n\x15SCOPE_TRACKING_IMPORT\x10\x08\x12\x1a\n\x16SCOPE_EVENTS_SUBSCRIBE\x10\t\x12\x16\n\x12SCOPE_MONITOR_READ\x10\n\x12\x13\n\x0fSCOPE_OPS_WRITE\x10\x0b*P\n\x05Reach\x12\x15\n\x11REACH_UNSPECIFIED\x10\x00\x12\r\n\tREACH_ORG\x10\x01\x12\x12\n\x0eREACH_PLATFORM\x10\x02\x12\r\n\tREACH_ANY\x10\x03:K\n\x05scope\x12\x1e.google.protobuf.MethodOptions\x18\x8d\x8c\x03 \x01(\x0e\x32\x1a.driveflow.access.v1.Scope:K\n\x05reach\x12\x1e.google.protobuf.MethodOptions\x18\x8e\x8c\x03 \x01(\x0e\x32\x1a.driveflow.access.v1.Reachb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,5 +35,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOPE']._serialized_start=92
   _globals['_SCOPE']._serialized_end=398
   _globals['_REACH']._serialized_start=400
-  _globals['_REACH']._serialized_end=465
+  _globals['_REACH']._serialized_end=480
 # @@protoc_insertion_point(module_scope)

@@ -92,6 +92,10 @@ class _ReachEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reach.ValueType
     """For one school: a token without `org_id` is refused."""
     REACH_PLATFORM: _Reach.ValueType  # 2
     """For the platform: a token with `org_id` is refused."""
+    REACH_ANY: _Reach.ValueType  # 3
+    """For the school that the token names, or, with a service's own token (subject
+    `service:<name>`, no `org_id`), for all schools. Other tokens without `org_id` are refused.
+    """
 
 class Reach(_Reach, metaclass=_ReachEnumTypeWrapper):
     """On whose behalf a method acts."""
@@ -102,6 +106,10 @@ REACH_ORG: Reach.ValueType  # 1
 """For one school: a token without `org_id` is refused."""
 REACH_PLATFORM: Reach.ValueType  # 2
 """For the platform: a token with `org_id` is refused."""
+REACH_ANY: Reach.ValueType  # 3
+"""For the school that the token names, or, with a service's own token (subject
+`service:<name>`, no `org_id`), for all schools. Other tokens without `org_id` are refused.
+"""
 Global___Reach: _TypeAlias = Reach  # noqa: Y015
 
 SCOPE_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,23 @@
+-- migrate:up
+-- What the delivery of events needs. Made from libs/migrations/shared_events.sql by ./dev generate;
+-- once released it stays as it is, and changes are migrations of their own.
+
+-- A school that comes back after days reads its own events and no others.
+CREATE INDEX idx_outbox_org ON {service}."Outbox" ("orgId", "xactId", id);
+-- What consumers have not passed yet, topic by topic, in the order of delivery.
+CREATE INDEX idx_outbox_pending ON {service}."Outbox" (topic, "xactId", id)
+  WHERE "processedAt" IS NULL;
+
+
+CREATE TABLE {service}."OutboxHorizon" (
+  topic    text   NOT NULL,
+  "xactId" xid8   NOT NULL,
+  id       bigint NOT NULL,
+  CONSTRAINT outbox_horizon_pkey PRIMARY KEY (topic)
+);
+ALTER TABLE {service}."OutboxHorizon" OWNER TO {service}_owner;
+COMMENT ON TABLE {service}."OutboxHorizon" IS
+  'The last event of each topic that was deleted: whoever is not past it has lost events.';
+GRANT SELECT, INSERT, UPDATE ("xactId", id) ON {service}."OutboxHorizon" TO {service};
+
+-- migrate:down
