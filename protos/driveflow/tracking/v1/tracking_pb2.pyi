@@ -164,7 +164,9 @@ class Trip(_message.Message):
     lesson_id: _builtins.str
     """UUID of the booking service's lesson that this trip belongs to; empty for a trip without one."""
     lesson_verified: _builtins.bool
-    """Whether booking has confirmed that the lesson exists in this school."""
+    """Whether booking has confirmed that the lesson exists in this school. It is asked at the start
+    and, as long as it gives no answer, every minute for 30 days.
+    """
     instructor_id: _builtins.str
     """UUID of the instructor; empty when unknown."""
     vehicle_id: _builtins.str

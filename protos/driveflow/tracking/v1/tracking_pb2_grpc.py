@@ -140,8 +140,10 @@ class TrackingServiceServicer:
         """Starts a trip and makes sure that the partitions of its points exist.
 
         A start_time further back than the retention period needs the scope tracking:import as well.
-        Errors: INVALID_ARGUMENT START_TIME_OUT_OF_RANGE; FAILED_PRECONDITION NO_PARTITION (its month
-        has been dropped or was never made); ALREADY_EXISTS REQUEST_ID_REUSED.
+        Booking is asked whether the school has the lesson. When it does not answer within a second the
+        trip starts with lesson_verified = false, and booking is asked again later.
+        Errors: NOT_FOUND (the lesson); INVALID_ARGUMENT START_TIME_OUT_OF_RANGE; FAILED_PRECONDITION
+        NO_PARTITION (its month has been dropped or was never made); ALREADY_EXISTS REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -24,8 +24,10 @@ class TrackingServiceStub:
     """Starts a trip and makes sure that the partitions of its points exist.
 
     A start_time further back than the retention period needs the scope tracking:import as well.
-    Errors: INVALID_ARGUMENT START_TIME_OUT_OF_RANGE; FAILED_PRECONDITION NO_PARTITION (its month
-    has been dropped or was never made); ALREADY_EXISTS REQUEST_ID_REUSED.
+    Booking is asked whether the school has the lesson. When it does not answer within a second the
+    trip starts with lesson_verified = false, and booking is asked again later.
+    Errors: NOT_FOUND (the lesson); INVALID_ARGUMENT START_TIME_OUT_OF_RANGE; FAILED_PRECONDITION
+    NO_PARTITION (its month has been dropped or was never made); ALREADY_EXISTS REQUEST_ID_REUSED.
     """
     EndTrip: _aio.UnaryUnaryMultiCallable[_tracking_pb2.EndTripRequest, _tracking_pb2.Trip]
     """Ends a trip and returns it with its summary. Ending an ended trip with the same end_time (or
@@ -139,8 +141,10 @@ class TrackingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a trip and makes sure that the partitions of its points exist.
 
         A start_time further back than the retention period needs the scope tracking:import as well.
-        Errors: INVALID_ARGUMENT START_TIME_OUT_OF_RANGE; FAILED_PRECONDITION NO_PARTITION (its month
-        has been dropped or was never made); ALREADY_EXISTS REQUEST_ID_REUSED.
+        Booking is asked whether the school has the lesson. When it does not answer within a second the
+        trip starts with lesson_verified = false, and booking is asked again later.
+        Errors: NOT_FOUND (the lesson); INVALID_ARGUMENT START_TIME_OUT_OF_RANGE; FAILED_PRECONDITION
+        NO_PARTITION (its month has been dropped or was never made); ALREADY_EXISTS REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

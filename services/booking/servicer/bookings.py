@@ -1,0 +1,171 @@
+"""Reading bookings."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from google.protobuf.field_mask_pb2 import FieldMask
+
+from driveflow.booking.v1 import booking_pb2 as pb
+from libs import calls, consistency, errors, masks, pages
+from libs.errors import NotFound
+from libs.interceptors import Context
+from libs.messages import date_message, day, no_such_day, optional_id, stamp, time
+from libs.orgs import Reader
+from services.booking import zones
+from services.booking.messages import bookings as messages
+from services.booking.model import bookings as model
+from services.booking.servicer.desk import Desk
+from services.booking.store import bookings as store
+from services.booking.store.bookings import Filter, Row
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEARS = range(2, 9_999)
+"""In the first and the last year a day's edges are not all on the calendar."""
+List = Callable[[Reader, uuid.UUID, Filter, int, tuple[str, ...]], Awaitable[list[Row]]]
+
+
+class Reads:
+    """GetBooking, BatchGetBookings, ListBookings, ListDaySchedule."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def GetBooking(self, request: pb.GetBookingRequest, context: Context) -> pb.Booking:
+        org_id = calls.caller().org
+        booking_id = uuid.UUID(request.booking_id)
+        if request.read_mask.paths:
+            found = await self._read(org_id, booking_id, _paths(request.read_mask, store.GET_PATHS))
+        else:
+            found = await self._cached(org_id, booking_id, context)
+        if found is None:
+            raise errors.not_found("booking", booking_id)
+        return found
+
+    async def _cached(
+        self, org_id: uuid.UUID, booking_id: uuid.UUID, context: Context
+    ) -> pb.Booking | None:
+        """The message itself is kept and sent to all: nobody may change it."""
+        at_least = consistency.wanted(context.invocation_metadata())
+        found: pb.Booking | None = self._desk.cache.hit(org_id, "booking", booking_id, at_least)
+        if found is not None:
+            return found
+
+        async def fill() -> pb.Booking | None:
+            return await self._read(org_id, booking_id, store.GET_PATHS)
+
+        return await self._desk.cache.get(org_id, "booking", booking_id, fill, at_least=at_least)
+
+    async def _read(
+        self, org_id: uuid.UUID, booking_id: uuid.UUID, paths: tuple[str, ...]
+    ) -> pb.Booking | None:
+        reader = self._desk.orgs.reader(org_id)
+        row = await store.get_booking(reader, org_id, booking_id, paths)
+        return None if row is None else pb.Booking(**messages.reader(paths)(row))
+
+    async def BatchGetBookings(
+        self, request: pb.BatchGetBookingsRequest, context: Context
+    ) -> pb.BatchGetBookingsResponse:
+        org_id = calls.caller().org
+        paths = _paths(request.read_mask, store.GET_PATHS)
+        wanted = [uuid.UUID(each) for each in request.booking_ids]
+        reader = self._desk.orgs.reader(org_id)
+        rows = await store.batch_get_bookings(reader, org_id, wanted, paths)
+        for index, booking_id in enumerate(wanted):
+            if booking_id not in rows:
+                raise _not_found_at(index, booking_id)
+        return pb.BatchGetBookingsResponse(bookings=_fields(paths, [rows[each] for each in wanted]))
+
+    async def ListBookings(
+        self, request: pb.ListBookingsRequest, context: Context
+    ) -> pb.ListBookingsResponse:
+        org_id = calls.caller().org
+        paths = _paths(request.read_mask, store.LIST_PATHS)
+        limit = pages.size(request)
+        wanted = self._filter(request, org_id)
+        rows = await _list_of(wanted)(
+            self._desk.orgs.reader(org_id), org_id, wanted, limit + 1, paths
+        )
+        response = pb.ListBookingsResponse(bookings=_fields(paths, rows[:limit]))
+        if len(rows) > limit:
+            last = list(rows[limit - 1][-2:])
+            response.next_page_token = self._desk.pages.token(request, org_id, last)
+        return response
+
+    def _filter(self, request: pb.ListBookingsRequest, org_id: uuid.UUID) -> Filter:
+        start_from = time(request, "start_time_from") or store.FIRST_START
+        before = store.LAST
+        start_to = time(request, "start_time_to")
+        if start_to is not None:
+            if start_to < start_from:
+                raise model.end_before_start("start_time_to")
+            # Nothing lies before the least id, so a booking that starts then is left out.
+            before = (start_to, uuid.UUID(int=0))
+        last = self._desk.pages.start(request, org_id, [])
+        if last:
+            before = (EPOCH + timedelta(microseconds=last[0]), uuid.UUID(last[1]))
+        return Filter(
+            start_from=start_from,
+            before=before,
+            student_id=optional_id(request.student_id),
+            instructor_id=optional_id(request.instructor_id),
+            status=messages.STATUS_NAMES.get(request.status),
+            active_instructors_only=request.active_instructors_only,
+        )
+
+    async def ListDaySchedule(
+        self, request: pb.ListDayScheduleRequest, context: Context
+    ) -> pb.ListDayScheduleResponse:
+        org_id = calls.caller().org
+        zone = await self._desk.zone(org_id)
+        of = day(request, "date") or zones.today(zone, self._desk.clock())
+        if of.year not in YEARS:
+            raise no_such_day("date")
+        start, end = zones.day(zone, of)
+        reader = self._desk.orgs.reader(org_id)
+        rows = await store.list_day_schedule(reader, org_id, start, end)
+        return pb.ListDayScheduleResponse(
+            date=date_message(of),
+            start_time=stamp(start),
+            end_time=stamp(end),
+            time_zone=zone,
+            bookings=_fields(store.DAY_PATHS, rows),
+        )
+
+
+def _list_of(wanted: Filter) -> List:
+    """The statement whose index serves the narrowest of the filters."""
+    if wanted.student_id is not None:
+        return store.list_bookings_of_student
+    if wanted.instructor_id is not None:
+        return store.list_bookings_of_instructor
+    if wanted.status is not None:
+        return store.list_bookings_with_status
+    return store.list_bookings
+
+
+def _fields(paths: tuple[str, ...], rows: Sequence[Row]) -> list[Any]:
+    """What a message takes for bookings."""
+    return [*map(messages.reader(paths), rows)]
+
+
+def _paths(mask: FieldMask, default: tuple[str, ...]) -> tuple[str, ...]:
+    return _known_paths(tuple(dict.fromkeys(mask.paths))) if mask.paths else default
+
+
+@lru_cache(store.MASKS_MAX)
+def _known_paths(asked: tuple[str, ...]) -> tuple[str, ...]:
+    return masks.paths(FieldMask(paths=asked), store.FIELDS, ())
+
+
+def _not_found_at(index: int, booking_id: uuid.UUID) -> NotFound:
+    return NotFound(
+        "BOOKING_NOT_FOUND",
+        "No such booking.",
+        metadata={"index": str(index)},
+        resource=("booking", str(booking_id)),
+    )

@@ -1,0 +1,105 @@
+"""Statements of the waitlist."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from libs import queries
+from libs.orgs import Reader
+from libs.pooling import Connection
+from services.booking.model.waitlist import WaitlistEntry
+
+SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "waitlist.sql")
+COLUMNS = (
+    "id",
+    '"studentId"',
+    '"serviceId"',
+    '"instructorId"',
+    '"startAt"',
+    '"endAt"',
+    "status",
+    '"bookingId"',
+    "version",
+    '"createdAt"',
+)
+
+
+async def join_waitlist(
+    conn: Connection,
+    org_id: uuid.UUID,
+    *,
+    student_id: uuid.UUID,
+    service_id: uuid.UUID,
+    instructor_id: uuid.UUID | None,
+    start_at: datetime,
+    end_at: datetime,
+) -> WaitlistEntry:
+    parameters = {
+        "org_id": org_id,
+        "student_id": student_id,
+        "service_id": service_id,
+        "instructor_id": instructor_id,
+        "start_at": start_at,
+        "end_at": end_at,
+    }
+    (entry,) = await _entries(conn, "join_waitlist", parameters)
+    return entry
+
+
+async def lock_waitlist_entry(
+    conn: Connection, org_id: uuid.UUID, entry_id: uuid.UUID
+) -> WaitlistEntry | None:
+    parameters = {"org_id": org_id, "entry_id": entry_id}
+    found = await _entries(conn, "lock_waitlist_entry", parameters)
+    return found[0] if found else None
+
+
+async def set_waitlist_status(
+    conn: Connection,
+    org_id: uuid.UUID,
+    entry: WaitlistEntry,
+    status: str,
+    booking_id: uuid.UUID | None = None,
+) -> WaitlistEntry | None:
+    parameters = {
+        "org_id": org_id,
+        "entry_id": entry.id,
+        "seen": entry.status,
+        "status": status,
+        "booking_id": booking_id,
+    }
+    found = await _entries(conn, "set_waitlist_status", parameters)
+    return found[0] if found else None
+
+
+async def list_waitlist(
+    conn: Reader, org_id: uuid.UUID, *, after_id: uuid.UUID, limit: int
+) -> list[WaitlistEntry]:
+    parameters = {"org_id": org_id, "after_id": after_id, "limit": limit}
+    return await _entries(conn, "list_waitlist", parameters)
+
+
+async def list_waitlist_with_status(
+    conn: Reader, org_id: uuid.UUID, status: str, *, after_id: uuid.UUID, limit: int
+) -> list[WaitlistEntry]:
+    parameters = {"org_id": org_id, "status": status, "after_id": after_id, "limit": limit}
+    return await _entries(conn, "list_waitlist_with_status", parameters)
+
+
+async def work_of_sweep(conn: Reader, org_id: uuid.UUID, now: datetime) -> tuple[bool, bool]:
+    parameters = {"org_id": org_id, "now": now}
+    row = await (await conn.execute(SQL.work_of_sweep, parameters)).fetchone()
+    return (False, False) if row is None else (row[0], row[1])
+
+
+async def lapse_waitlist(conn: Connection, org_id: uuid.UUID, now: datetime) -> int:
+    cursor = await conn.execute(SQL.lapse_waitlist, {"org_id": org_id, "now": now})
+    return cursor.rowcount
+
+
+async def _entries(conn: Reader, name: str, parameters: dict[str, Any]) -> list[WaitlistEntry]:
+    cursor = await conn.execute(SQL.select(name, COLUMNS), parameters)
+    return [WaitlistEntry(*row) for row in await cursor.fetchall()]
