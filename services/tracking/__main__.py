@@ -12,9 +12,11 @@ from pydantic import Field, SecretStr
 from driveflow.tracking.v1 import tracking_pb2, tracking_pb2_grpc
 from libs import background, checks, pooling, server
 from libs.access import Verifier
+from libs.events import Events
 from libs.orgs import Orgs
 from libs.pages import Pages
 from libs.settings import Settings as CommonSettings
+from services.tracking import effects, lessons
 from services.tracking.ingest import copying
 from services.tracking.ingest.known import Known
 from services.tracking.ingest.writer import Writer
@@ -33,6 +35,8 @@ class Settings(CommonSettings):
     maintenance_dsn: SecretStr = Field(description="login role tracking_maintenance")
     retention_months: int = Field(24, ge=1, description="trips may start so far back")
     overspeed_kph: float = Field(130.0, gt=0, description="threshold of driving events")
+    booking_address: str | None = Field(None, description="host:port that knows the lessons")
+    booking_timeout_s: float = Field(1.0, gt=0, description="longest that a trip waits for it")
 
 
 def now() -> datetime:
@@ -64,13 +68,18 @@ async def build(
     partitions = Partitions(orgs, summaries, partial(connect, maintenance_dsn), clock)
     known = Known(orgs, clock)
     writer = Writer(orgs, ingest_pool, known, summaries)
-    maintenance = Maintenance(orgs, partitions, summaries, maintenance_dsn, clock)
+    known_lessons = lessons.connected(
+        settings, stack, settings.booking_address, settings.booking_timeout_s
+    )
+    verification = lessons.Verification(orgs, known_lessons, clock)
+    maintenance = Maintenance(orgs, partitions, summaries, verification, maintenance_dsn, clock)
     servicer = TrackingServicer(
         orgs,
         writer,
         known,
         summaries,
         partitions,
+        known_lessons,
         Pages(settings.page_token_key.get_secret_value().encode()),
         retention_months=settings.retention_months,
         clock=clock,
@@ -81,6 +90,9 @@ async def build(
     stack.push_async_callback(summaries.settle_touched)
     stack.push_async_callback(writer.stop)
     background.run(stack, summaries.run(), maintenance.run())
+    events = Events("tracking", settings, orgs, clock)
+    events.consume("booking", effects.OF_BOOKING)
+    events.start(stack)
     serving = server.Server(settings, Verifier.of(settings), probe=probe(pool, partitions, clock))
     serving.add(
         tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"],
@@ -88,6 +100,7 @@ async def build(
         servicer,
         long_calls_s=LONG_CALLS_S,
     )
+    events.add_to(serving)
     return serving
 
 

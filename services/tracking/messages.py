@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-from datetime import UTC, datetime
-
-from google.protobuf.timestamp_pb2 import Timestamp
+from datetime import datetime
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
-from libs.errors import InvalidArgument
-from services.tracking.model import (
-    NANOS_MAX,
-    SECONDS_MAX,
-    SECONDS_MIN,
-    Partition,
-    Point,
-    RejectedPoint,
-    Trip,
-    Upload,
-)
+from libs.messages import stamp, text
+from services.tracking.model import Partition, Point, RejectedPoint, Trip, Upload
 
 STATUSES = {"open": pb.TRIP_STATUS_OPEN, "ended": pb.TRIP_STATUS_ENDED}
 
@@ -27,10 +15,10 @@ def trip(row: Trip) -> pb.Trip:
     """A trip; the summary is unset while the trip is open."""
     message = pb.Trip(
         id=str(row.id),
-        lesson_id=_text(row.lesson_id),
+        lesson_id=text(row.lesson_id),
         lesson_verified=row.lesson_verified,
-        instructor_id=_text(row.instructor_id),
-        vehicle_id=_text(row.vehicle_id),
+        instructor_id=text(row.instructor_id),
+        vehicle_id=text(row.vehicle_id),
         start_time=stamp(row.started_at),
         end_time=stamp(row.ended_at),
         status=STATUSES[row.status],
@@ -101,7 +89,7 @@ def rejection(row: RejectedPoint) -> pb.Rejection:
 def rejected_point(row: RejectedPoint) -> pb.RejectedPoint:
     """A rejected point as it was received; fields that were not fetched stay unset."""
     message = pb.RejectedPoint(
-        upload_id=_text(row.upload_id),
+        upload_id=text(row.upload_id),
         sequence=row.sequence or 0,
         index=row.index or 0,
         trip_id=row.trip_id or "",
@@ -158,36 +146,3 @@ def partition(row: Partition) -> pb.Partition:
         row_estimate=row.row_estimate,
         size_bytes=row.size_bytes,
     )
-
-
-def time(message: object, field: str) -> datetime | None:
-    """A Timestamp field as a moment, cut to the microsecond; None when unset.
-
-    Raises InvalidArgument when it is no time of the years 1 to 9999.
-    """
-    if not message.HasField(field):  # type: ignore[attr-defined]
-        return None
-    value: Timestamp = getattr(message, field)
-    if 0 <= value.nanos <= NANOS_MAX and SECONDS_MIN <= value.seconds <= SECONDS_MAX:
-        return value.ToDatetime(UTC)
-    raise InvalidArgument(
-        "INVALID_REQUEST", f"{field}: not a time.", fields=[(field, "not a time")]
-    )
-
-
-def stamp(moment: datetime | None) -> Timestamp | None:
-    """A moment as a Timestamp."""
-    if moment is None:
-        return None
-    message = Timestamp()
-    message.FromDatetime(moment)
-    return message
-
-
-def optional_id(text: str) -> uuid.UUID | None:
-    """A UUID that may be empty; its form was checked by the proto's rule."""
-    return uuid.UUID(text) if text else None
-
-
-def _text(value: object | None) -> str:
-    return "" if value is None else str(value)

@@ -19,9 +19,6 @@ REJECTED_PER_DAY_MAX = 100_000
 SPEED_KPH_MAX = 500.0
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-SECONDS_MIN, SECONDS_MAX = -62_135_596_800, 253_402_300_799
-"""Of a Timestamp: the years 1 to 9999."""
-NANOS_MAX = 999_999_999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,8 @@
 -- name: start_trip
 -- Records a trip; its id is made here.
-INSERT INTO "Trip" ("orgId", "lessonId", "instructorId", "vehicleId", "startedAt")
-VALUES (%(org_id)s::uuid, %(lesson_id)s::uuid, %(instructor_id)s::uuid, %(vehicle_id)s::uuid,
-        %(started_at)s::timestamptz)
+INSERT INTO "Trip" ("orgId", "lessonId", "lessonVerified", "instructorId", "vehicleId", "startedAt")
+VALUES (%(org_id)s::uuid, %(lesson_id)s::uuid, %(lesson_verified)s::boolean,
+        %(instructor_id)s::uuid, %(vehicle_id)s::uuid, %(started_at)s::timestamptz)
 RETURNING {columns};
 
 -- name: end_trip
@@ -40,10 +40,10 @@ SELECT {columns} FROM "Trip"
  LIMIT %(limit)s::int;
 
 -- name: trip_windows
--- The windows of trips, by which ingest judges points. Foreign and unknown ids give no row.
+-- The windows of trips, by which ingest judges points. Foreign, unknown and erased ids give no row.
 SELECT id, "startedAt", "endedAt", "endRecordedAt"
   FROM "Trip"
- WHERE "orgId" = %(org_id)s::uuid AND id = ANY (%(trip_ids)s::uuid[]);
+ WHERE "orgId" = %(org_id)s::uuid AND id = ANY (%(trip_ids)s::uuid[]) AND "erasedAt" IS NULL;
 
 -- name: save_summary
 -- Keeps what was derived from a trip's points, if nobody kept a later version meanwhile.
@@ -336,3 +336,69 @@ UPDATE "Trip" SET "pointsDroppedAt" = now(), version = version + 1, "updatedAt" 
 -- name: copy_points
 -- platform: the points of one flush, of any schools, each row with its orgId.
 COPY "TripPoint" ("orgId", "tripId", ts, lat, lng, "speedKph") FROM STDIN (FORMAT BINARY);
+
+-- name: unverified_lessons
+-- Lessons of unverified trips of the last weeks (idx_trip_unverified) that are to be asked about.
+SELECT DISTINCT "lessonId"
+  FROM "Trip"
+ WHERE "orgId" = %(org_id)s::uuid AND "lessonId" IS NOT NULL AND NOT "lessonVerified"
+   AND "createdAt" > %(created_after)s::timestamptz
+   AND ("lessonAskedAt" IS NULL OR "lessonAskedAt" <= %(asked_before)s::timestamptz)
+ LIMIT %(limit)s::int;
+
+-- name: verify_lessons
+-- Booking knows the lessons of these trips.
+UPDATE "Trip"
+   SET "lessonVerified" = true, version = version + 1, "updatedAt" = now()
+ WHERE "orgId" = %(org_id)s::uuid AND "lessonId" = ANY (%(lesson_ids)s::uuid[])
+   AND NOT "lessonVerified";
+
+-- name: note_missing_lessons
+-- Booking does not know the lessons of these trips.
+UPDATE "Trip" SET "lessonAskedAt" = %(asked_at)s::timestamptz
+ WHERE "orgId" = %(org_id)s::uuid AND "lessonId" = ANY (%(lesson_ids)s::uuid[])
+   AND NOT "lessonVerified";
+
+-- name: erase_trips
+-- Takes the way out of trips of a student's lessons; their figures stay.
+UPDATE "Trip"
+   SET route = NULL, "minLat" = NULL, "minLng" = NULL, "maxLat" = NULL, "maxLng" = NULL,
+       "erasedAt" = now(), "pointsDroppedAt" = coalesce("pointsDroppedAt", now()),
+       version = version + 1, "updatedAt" = now()
+ WHERE "orgId" = %(org_id)s::uuid AND "lessonId" = ANY (%(lesson_ids)s::uuid[])
+   AND "erasedAt" IS NULL
+RETURNING id, "startedAt", "endedAt", "legalHold";
+
+-- name: erased_trips
+-- Trips that were erased a while ago: points that were under way then may have come after.
+SELECT id, "startedAt", "endedAt", "legalHold"
+  FROM "Trip"
+ WHERE "orgId" = %(org_id)s::uuid AND "erasedAt" > %(erased_after)s::timestamptz;
+
+-- name: erase_points
+-- Points of a trip in its window, a few at a time.
+DELETE FROM "TripPoint"
+ WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+   AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz
+   AND ts = ANY (ARRAY(
+       SELECT ts FROM "TripPoint"
+        WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+          AND ts >= %(from_ts)s::timestamptz AND ts < %(before)s::timestamptz
+        ORDER BY ts LIMIT %(limit)s::int));
+
+-- name: erase_held_points
+-- The same of points that were held.
+DELETE FROM "HeldTripPoint"
+ WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+   AND ts = ANY (ARRAY(
+       SELECT ts FROM "HeldTripPoint"
+        WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
+        ORDER BY ts LIMIT %(limit)s::int));
+
+-- name: erase_rejected_points
+-- The same of points that could not be stored.
+DELETE FROM "RejectedPoint"
+ WHERE "orgId" = %(org_id)s::uuid AND id = ANY (ARRAY(
+       SELECT id FROM "RejectedPoint"
+        WHERE "orgId" = %(org_id)s::uuid AND "tripId" = ANY (%(trip_ids)s::text[])
+        LIMIT %(limit)s::int));

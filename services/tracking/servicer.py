@@ -13,12 +13,14 @@ from driveflow.tracking.v1 import tracking_pb2_grpc
 from libs import audit, calls, errors, idempotency, masks, pages
 from libs.idempotency import SQL as SHARED
 from libs.interceptors import Context
+from libs.messages import optional_id, time
 from libs.orgs import Orgs
 from libs.pages import Pages
 from services.tracking import drive, messages, model, rejected, store
 from services.tracking.ingest import session
 from services.tracking.ingest.known import Known
 from services.tracking.ingest.writer import Writer
+from services.tracking.lessons import Lessons
 from services.tracking.model import MICROSECOND, Trip
 from services.tracking.partitions import Dropped, Partitions
 from services.tracking.summaries import Summaries, read_points
@@ -37,6 +39,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         known: Known,
         summaries: Summaries,
         partitions: Partitions,
+        lessons: Lessons,
         page_tokens: Pages,
         *,
         retention_months: int,
@@ -47,6 +50,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         self._known = known
         self._summaries = summaries
         self._partitions = partitions
+        self._lessons = lessons
         self._pages = page_tokens
         self._retention_months = retention_months
         self._clock = clock
@@ -55,21 +59,26 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
 
     async def StartTrip(self, request: pb.StartTripRequest, context: Context) -> pb.Trip:
         caller = calls.caller()
-        started_at = messages.time(request, "start_time") or self._clock()
+        started_at = time(request, "start_time") or self._clock()
         may_import = "tracking:import" in caller.scopes
         model.check_start(started_at, self._clock(), self._retention_months, may_import)
         await self._ensure_months(started_at)
+        lesson_id = optional_id(request.lesson_id)
+        exists = None if lesson_id is None else await self._lessons.exists(caller.org, lesson_id)
         async with self._orgs.write(caller.org) as conn:
             answer = await idempotency.recall(conn, caller.org, request, pb.Trip)
             if answer is not None:
                 return answer
-            await conn.execute(SHARED.add_tenant, {"org_id": caller.org})
+            if exists is False:
+                raise errors.not_found("lesson", lesson_id)
+            await conn.send(SHARED.add_tenant, {"org_id": caller.org})
             trip = await store.start_trip(
                 conn,
                 caller.org,
-                lesson_id=messages.optional_id(request.lesson_id),
-                instructor_id=messages.optional_id(request.instructor_id),
-                vehicle_id=messages.optional_id(request.vehicle_id),
+                lesson_id=lesson_id,
+                lesson_verified=exists is True,
+                instructor_id=optional_id(request.instructor_id),
+                vehicle_id=optional_id(request.vehicle_id),
                 started_at=started_at,
             )
             answer = messages.trip(trip)
@@ -79,7 +88,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def EndTrip(self, request: pb.EndTripRequest, context: Context) -> pb.Trip:
         org_id = calls.caller().org
         trip_id = uuid.UUID(request.trip_id)
-        wanted = messages.time(request, "end_time")
+        wanted = time(request, "end_time")
         async with self._orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Trip)
             if answer is not None:
@@ -116,9 +125,9 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         org_id = calls.caller().org
         trip_id = uuid.UUID(request.trip_id)
         paths = masks.paths(request.read_mask, store.TRIP_FIELDS, store.TRIP_PATHS)
-        async with self._orgs.read(org_id) as conn:
-            trip = _found(await store.get_trip(conn, org_id, trip_id, paths), trip_id)
-        return messages.masked(messages.trip(trip), paths)
+        trip = await store.get_trip(self._orgs.reader(org_id), org_id, trip_id, paths)
+        message = messages.trip(_found(trip, trip_id))
+        return messages.masked(message, paths) if request.read_mask.paths else message
 
     async def ListTrips(
         self, request: pb.ListTripsRequest, context: Context
@@ -126,24 +135,25 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         org_id = calls.caller().org
         paths = masks.paths(request.read_mask, store.TRIP_FIELDS, store.TRIP_LIST_PATHS)
         limit = pages.size(request)
-        started_to = messages.time(request, "start_time_to") or store.FOREVER
+        started_to = time(request, "start_time_to") or store.FOREVER
         first = [started_to.isoformat(), str(uuid.UUID(int=0))]
         last_start, last_id = self._pages.start(request, org_id, first)
         arguments: dict[str, Any] = {
             "before": (datetime.fromisoformat(last_start), uuid.UUID(last_id)),
-            "started_from": messages.time(request, "start_time_from") or model.EPOCH,
+            "started_from": time(request, "start_time_from") or model.EPOCH,
             "limit": limit + 1,
             "paths": paths,
         }
-        async with self._orgs.read(org_id) as conn:
-            if request.lesson_id:
-                lesson_id = uuid.UUID(request.lesson_id)
-                trips = await store.list_trips_of_lesson(conn, org_id, lesson_id, **arguments)
-            else:
-                trips = await store.list_trips(conn, org_id, **arguments)
-        response = pb.ListTripsResponse(
-            trips=[messages.masked(messages.trip(trip), paths) for trip in trips[:limit]]
-        )
+        reader = self._orgs.reader(org_id)
+        if request.lesson_id:
+            lesson_id = uuid.UUID(request.lesson_id)
+            trips = await store.list_trips_of_lesson(reader, org_id, lesson_id, **arguments)
+        else:
+            trips = await store.list_trips(reader, org_id, **arguments)
+        told = [messages.trip(trip) for trip in trips[:limit]]
+        if request.read_mask.paths:
+            told = [messages.masked(trip, paths) for trip in told]
+        response = pb.ListTripsResponse(trips=told)
         if len(trips) > limit:
             last = trips[limit - 1]
             response.next_page_token = self._pages.token(
@@ -209,7 +219,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
                 org_id,
                 before_id=uuid.UUID(before_id),
                 reason=messages.reason_name(request.reason),
-                upload_id=messages.optional_id(request.upload_id),
+                upload_id=optional_id(request.upload_id),
                 limit=limit + 1,
                 paths=paths,
             )
@@ -231,7 +241,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
                 conn,
                 org_id,
                 reason=messages.reason_name(request.reason),
-                upload_id=messages.optional_id(request.upload_id),
+                upload_id=optional_id(request.upload_id),
                 months=months,
                 now=self._clock(),
             )
@@ -253,8 +263,8 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         trip_id = uuid.UUID(request.trip_id)
         paths = masks.paths(request.read_mask, store.POINT_FIELDS, store.POINT_PATHS)
         limit = pages.size(request)
-        time_from = messages.time(request, "time_from")
-        time_to = messages.time(request, "time_to")
+        time_from = time(request, "time_from")
+        time_to = time(request, "time_to")
         async with self._orgs.read(org_id) as conn:
             trip = _found(await store.get_trip(conn, org_id, trip_id, ()), trip_id)
             within = trip.window(self._clock()).narrowed(time_from, time_to)
@@ -331,7 +341,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         trip_id = uuid.UUID(request.trip_id)
         trip = await self._trip(org_id, trip_id)
         start = trip.window(self._clock()).start - MICROSECOND
-        after = max(start, messages.time(request, "after") or start)
+        after = max(start, time(request, "after") or start)
         while True:
             points = await self._points_after(org_id, trip, after)
             if points:
@@ -390,7 +400,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         self, request: pb.EnsurePartitionsRequest, context: Context
     ) -> pb.EnsurePartitionsResponse:
         now = self._clock()
-        start = messages.time(request, "from_month") or now
+        start = time(request, "from_month") or now
         model.check_partition_start(start, now)
         end = model.next_month(now, request.months_ahead)
         created = await self._partitions.ensure(start, end, dry_run=request.dry_run)
@@ -402,7 +412,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def ApplyRetention(
         self, request: pb.ApplyRetentionRequest, context: Context
     ) -> pb.ApplyRetentionResponse:
-        before = messages.time(request, "before") or model.EPOCH
+        before = time(request, "before") or model.EPOCH
         dropped = await self._partitions.drop_before(before, dry_run=request.dry_run)
         await self._known.reread_months()
         if dropped and not request.dry_run:

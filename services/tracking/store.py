@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ import numpy as np
 from psycopg.copy import AsyncLibpqWriter
 
 from libs import queries
+from libs.orgs import Reader
 from libs.pooling import Connection
 from services.tracking import drive
 from services.tracking.model import Partition, Point, RejectedPoint, Trip, Upload, Window
@@ -86,6 +88,8 @@ REJECTED_FIELDS = {
     "receive_time": (("created_at", '"createdAt"'),),
 }
 REJECTED_PATHS = tuple(REJECTED_FIELDS)
+MASKS_MAX = 256
+"""Sets of columns that are remembered."""
 FOREVER = datetime.max.replace(tzinfo=UTC)
 UUID_MAX = uuid.UUID(int=2**128 - 1)
 
@@ -110,6 +114,16 @@ class LockedUpload:
 
 
 @dataclass(frozen=True, slots=True)
+class ErasedTrip:
+    """A trip whose points must go."""
+
+    id: uuid.UUID
+    started_at: datetime
+    ended_at: datetime | None
+    legal_hold: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DroppedTrip:
     """A trip with points in a month that is to be dropped."""
 
@@ -127,6 +141,7 @@ async def start_trip(
     org_id: uuid.UUID,
     *,
     lesson_id: uuid.UUID | None,
+    lesson_verified: bool,
     instructor_id: uuid.UUID | None,
     vehicle_id: uuid.UUID | None,
     started_at: datetime,
@@ -137,6 +152,7 @@ async def start_trip(
         {
             "org_id": org_id,
             "lesson_id": lesson_id,
+            "lesson_verified": lesson_verified,
             "instructor_id": instructor_id,
             "vehicle_id": vehicle_id,
             "started_at": started_at,
@@ -154,7 +170,7 @@ async def end_trip(
 
 
 async def get_trip(
-    conn: Connection, org_id: uuid.UUID, trip_id: uuid.UUID, paths: Sequence[str] = TRIP_PATHS
+    conn: Reader, org_id: uuid.UUID, trip_id: uuid.UUID, paths: tuple[str, ...] = TRIP_PATHS
 ) -> Trip | None:
     rows = await _trip_rows(conn, "get_trip", paths, org_id=org_id, trip_id=trip_id)
     return rows[0] if rows else None
@@ -166,13 +182,13 @@ async def lock_trip(conn: Connection, org_id: uuid.UUID, trip_id: uuid.UUID) -> 
 
 
 async def list_trips(
-    conn: Connection,
+    conn: Reader,
     org_id: uuid.UUID,
     *,
     before: tuple[datetime, uuid.UUID],
     started_from: datetime,
     limit: int,
-    paths: Sequence[str],
+    paths: tuple[str, ...],
 ) -> list[Trip]:
     return await _trip_rows(
         conn,
@@ -187,14 +203,14 @@ async def list_trips(
 
 
 async def list_trips_of_lesson(
-    conn: Connection,
+    conn: Reader,
     org_id: uuid.UUID,
     lesson_id: uuid.UUID,
     *,
     before: tuple[datetime, uuid.UUID],
     started_from: datetime,
     limit: int,
-    paths: Sequence[str],
+    paths: tuple[str, ...],
 ) -> list[Trip]:
     return await _trip_rows(
         conn,
@@ -708,14 +724,15 @@ async def note_dropped_points(
 
 
 async def _trip_rows(
-    conn: Connection, query: str, paths: Sequence[str] = TRIP_PATHS, **parameters: Any
+    conn: Reader, query: str, paths: tuple[str, ...] = TRIP_PATHS, **parameters: Any
 ) -> list[Trip]:
     fields, columns = _trip_columns(paths)
     cursor = await conn.execute(SQL.select(query, columns), parameters)
     return _trips(fields, await cursor.fetchall())
 
 
-def _trip_columns(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+@lru_cache(MASKS_MAX)
+def _trip_columns(paths: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Fields of model.Trip and the columns that fill them."""
     fields = TRIP_ALWAYS | dict(TRIP_FIELDS[path] for path in paths)
     return tuple(fields), tuple(fields.values())
@@ -728,3 +745,87 @@ def _trips(fields: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[Trip]
 def _one(rows: Sequence[Row]) -> Row:
     (row,) = rows
     return row
+
+
+# --- lessons -----------------------------------------------------------------------------------
+
+
+async def unverified_lessons(
+    conn: Reader,
+    org_id: uuid.UUID,
+    *,
+    created_after: datetime,
+    asked_before: datetime,
+    limit: int,
+) -> list[uuid.UUID]:
+    parameters = {
+        "org_id": org_id,
+        "created_after": created_after,
+        "asked_before": asked_before,
+        "limit": limit,
+    }
+    rows = await (await conn.execute(SQL.unverified_lessons, parameters)).fetchall()
+    return [row[0] for row in rows]
+
+
+async def verify_lessons(
+    conn: Connection, org_id: uuid.UUID, lesson_ids: Sequence[uuid.UUID]
+) -> None:
+    parameters = {"org_id": org_id, "lesson_ids": list(lesson_ids)}
+    await conn.execute(SQL.verify_lessons, parameters)
+
+
+async def note_missing_lessons(
+    conn: Connection, org_id: uuid.UUID, lesson_ids: Sequence[uuid.UUID], asked_at: datetime
+) -> None:
+    parameters = {"org_id": org_id, "lesson_ids": list(lesson_ids), "asked_at": asked_at}
+    await conn.execute(SQL.note_missing_lessons, parameters)
+
+
+# --- erasure -----------------------------------------------------------------------------------
+
+
+async def erase_trips(
+    conn: Connection, org_id: uuid.UUID, lesson_ids: Sequence[uuid.UUID]
+) -> list[ErasedTrip]:
+    parameters = {"org_id": org_id, "lesson_ids": list(lesson_ids)}
+    rows = await (await conn.execute(SQL.erase_trips, parameters)).fetchall()
+    return [ErasedTrip(*row) for row in rows]
+
+
+async def erased_trips(
+    conn: Connection, org_id: uuid.UUID, erased_after: datetime
+) -> list[ErasedTrip]:
+    parameters = {"org_id": org_id, "erased_after": erased_after}
+    rows = await (await conn.execute(SQL.erased_trips, parameters)).fetchall()
+    return [ErasedTrip(*row) for row in rows]
+
+
+async def erase_points(
+    conn: Connection, org_id: uuid.UUID, trip_id: uuid.UUID, within: Window, limit: int
+) -> int:
+    """Returns how many."""
+    parameters = {
+        "org_id": org_id,
+        "trip_id": trip_id,
+        "from_ts": within.start,
+        "before": within.end,
+        "limit": limit,
+    }
+    return (await conn.execute(SQL.erase_points, parameters)).rowcount
+
+
+async def erase_held_points(
+    conn: Connection, org_id: uuid.UUID, trip_id: uuid.UUID, limit: int
+) -> int:
+    """Returns how many."""
+    parameters = {"org_id": org_id, "trip_id": trip_id, "limit": limit}
+    return (await conn.execute(SQL.erase_held_points, parameters)).rowcount
+
+
+async def erase_rejected_points(
+    conn: Connection, org_id: uuid.UUID, trip_ids: Sequence[uuid.UUID], limit: int
+) -> int:
+    """Returns how many."""
+    parameters = {"org_id": org_id, "trip_ids": [str(each) for each in trip_ids], "limit": limit}
+    return (await conn.execute(SQL.erase_rejected_points, parameters)).rowcount

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
-import json
-import os
-import sys
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import commands
+from tests.commands import Done
 from tests.drives import recorded_drives, recorded_drives_dir
 from tests.tracking.conftest import Tracking
 
 SCHOOL_SCOPES = ("tracking:read", "tracking:write", "tracking:import")
 OPS_SCOPES = ("ops:write",)
 Trip = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    def json(self) -> Any:
-        assert self.code == 0, self.stderr
-        return json.loads(self.stdout)
 
 
 Driveflow = Callable[..., Awaitable[Done]]
@@ -49,17 +33,7 @@ def driveflow(tracking: Tracking) -> Driveflow:
     }
 
     async def run(*arguments: object, **environment: str) -> Done:
-        bare = {key: text for key, text in os.environ.items() if not key.startswith("DRIVEFLOW_")}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-c", "from libs.cli import main; main()"),
-            *map(str, arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**bare, **school, **environment},
-        )
-        out, err = await process.communicate()
-        return Done(process.returncode or 0, out.decode(), err.decode())
+        return await commands.driveflow({**school, **environment}, *arguments)
 
     return run
 

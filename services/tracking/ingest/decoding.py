@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
+from libs.messages import NANOS_MAX, SECONDS_MAX, SECONDS_MIN
 from services.tracking.ingest import wire
 from services.tracking.ingest.uploads import OpenedUpload
-from services.tracking.model import NANOS_MAX, SECONDS_MAX, SECONDS_MIN, RejectedPoint
+from services.tracking.model import RejectedPoint
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 
+from libs.messages import SECONDS_MAX, SECONDS_MIN
 from services.tracking.ingest.decoding import (
     NO_SPEED,
     NO_TIME,
@@ -23,8 +24,6 @@ from services.tracking.model import (
     CLOCK_SLACK,
     EPOCH,
     LATE_POINTS,
-    SECONDS_MAX,
-    SECONDS_MIN,
     SPEED_KPH_MAX,
     Partition,
 )
