@@ -64,6 +64,8 @@ class Stack:
     service: psutil.Process
     cores: list[int]
     key: str
+    metrics: str = ""
+    """host:port of the service's Prometheus endpoint."""
 
     def token(self) -> str:
         """A gateway's and a reader's token."""
@@ -130,17 +132,17 @@ def running_stack() -> Iterator[Stack]:
         database = make_template(pg)
         key = issuer.new_key()
         (Path(folder) / "jwks.json").write_text(issuer.jwks(key))
-        with _service(database, Path(folder)) as (address, process):
-            yield Stack(database, address, process, cores, key)
+        with _service(database, Path(folder)) as (address, process, metrics):
+            yield Stack(database, address, process, cores, key, metrics)
 
 
 @contextmanager
-def _service(database: Database, folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    address = f"127.0.0.1:{free_port()}"
+def _service(database: Database, folder: Path) -> Iterator[tuple[str, psutil.Process, str]]:
+    address, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     settings = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}",
         "DRIVEFLOW_LISTEN": address,
-        "DRIVEFLOW_METRICS_LISTEN": f"127.0.0.1:{free_port()}",
+        "DRIVEFLOW_METRICS_LISTEN": metrics,
         "DRIVEFLOW_DSN": database.dsn("tracking"),
         "DRIVEFLOW_INGEST_DSN": database.dsn("tracking_ingest"),
         "DRIVEFLOW_MAINTENANCE_DSN": database.dsn("tracking_maintenance"),
@@ -159,7 +161,7 @@ def _service(database: Database, folder: Path) -> Iterator[tuple[str, psutil.Pro
         )
     try:
         _wait_serving(address, process, log)
-        yield address, psutil.Process(process.pid)
+        yield address, psutil.Process(process.pid), metrics
     finally:
         process.terminate()
         try:

@@ -1,13 +1,14 @@
-"""A tracking service in the test's own process, spoken to through real stubs."""
+"""A service in the test's own process, spoken to through real stubs: tracking, and what others
+share with it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -39,8 +40,8 @@ class Clock:
 
 
 @dataclass
-class Tracking:
-    """A running tracking service and what a test says to it."""
+class Running:
+    """A running service and what a test says to it."""
 
     address: str
     database: Database
@@ -48,7 +49,6 @@ class Tracking:
     clock: Clock
     connections: AsyncExitStack
     server: Server
-    upload_id: UUID = field(default_factory=uuid4)
 
     def token(
         self,
@@ -69,6 +69,17 @@ class Tracking:
         self.connections.push_async_callback(connection.close)
         return connection
 
+
+RunningT = TypeVar("RunningT", bound=Running)
+Build = Callable[[AsyncExitStack, Clock], Awaitable[Server]]
+
+
+@dataclass
+class Tracking(Running):
+    """A running tracking service."""
+
+    upload_id: UUID = field(default_factory=uuid4)
+
     def stub(self, token: str | None = None) -> TrackingServiceStub:
         """The stub of the demo school, or of whoever the token names."""
         return self.connect(token or self.token()).tracking
@@ -78,39 +89,68 @@ class Tracking:
 
 
 @asynccontextmanager
-async def serving(database: Database, folder: Path, **overrides: object) -> AsyncIterator[Tracking]:
-    """Run the service until the block ends; `overrides` are settings."""
-    key = issuer.new_key()
+async def running(
+    kind: type[RunningT],
+    database: Database,
+    folder: Path,
+    build: Build,
+    *,
+    plain: bool = True,
+    key: str | None = None,
+) -> AsyncIterator[RunningT]:
+    """Run a service until the block ends; the public half of its key is in `folder`."""
+    key = key or issuer.new_key()
     (folder / "jwks.json").write_text(issuer.jwks(key))
     clock = Clock()
     async with AsyncExitStack() as stack, AsyncExitStack() as connections:
-        server = await build(settings(database, folder, **overrides), stack, clock)
+        server = await build(stack, clock)
         await server.start()
         stack.push_async_callback(server.drain)
         address = f"127.0.0.1:{server.port}"
-        running = Tracking(address, database, key, clock, connections, server)
-        if "tls_cert" not in overrides:
-            await until_serving(running)
-        yield running
+        service = kind(address, database, key, clock, connections, server)
+        if plain:
+            await until_serving(service)
+        yield service
+
+
+@asynccontextmanager
+async def serving(
+    database: Database, folder: Path, *, key: str | None = None, **overrides: object
+) -> AsyncIterator[Tracking]:
+    """Run tracking until the block ends; `overrides` are settings."""
+
+    async def built(stack: AsyncExitStack, clock: Clock) -> Server:
+        return await build(settings(database, folder, **overrides), stack, clock)
+
+    plain = "tls_cert" not in overrides
+    async with running(Tracking, database, folder, built, plain=plain, key=key) as service:
+        yield service
 
 
 def settings(database: Database, folder: Path, **overrides: object) -> Settings:
-    """What a test's service is told; the public keys are in `folder`."""
-    chosen: dict[str, Any] = {
-        "listen": "127.0.0.1:0",
+    """What a test's tracking service is told; the public keys are in `folder`."""
+    chosen = {
+        **common_settings(folder),
         "dsn": database.dsn("tracking"),
         "ingest_dsn": database.dsn("tracking_ingest"),
         "maintenance_dsn": database.dsn("tracking_maintenance"),
-        "jwks": str(folder / "jwks.json"),
-        "page_token_key": "test" * 16,
-        "drain_s": 2.0,
         **overrides,
     }
     return Settings(**chosen)
 
 
-async def until_serving(running: Tracking) -> None:
-    stub: Any = health_pb2_grpc.HealthStub(running.connect(None).channel)
+def common_settings(folder: Path) -> dict[str, Any]:
+    """What every service is told in a test."""
+    return {
+        "listen": "127.0.0.1:0",
+        "jwks": str(folder / "jwks.json"),
+        "page_token_key": "test" * 16,
+        "drain_s": 2.0,
+    }
+
+
+async def until_serving(service: Running) -> None:
+    stub: Any = health_pb2_grpc.HealthStub(service.connect(None).channel)
     async for answer in stub.Watch(health_pb2.HealthCheckRequest()):
         if answer.status == health_pb2.HealthCheckResponse.SERVING:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,18 @@ from sqlglot import exp
 
 from libs.local.paths import ROOT
 
-HEAD = re.compile(r"^-- name: (\w+)\n((?:--.*\n)*)", re.MULTILINE)
+HEAD = re.compile(r"^-- (name|part): (\w+)\n((?:--.*\n)*)", re.MULTILINE)
 CREATE_TABLE = re.compile(r'^CREATE TABLE \w+\."(\w+)" \((.*?)^\)', re.MULTILINE | re.DOTALL)
-FILES = tuple(sorted([*ROOT.glob("services/*/queries.sql"), ROOT / "libs" / "shared.sql"]))
+FILES = tuple(
+    sorted(
+        [
+            ROOT / "libs" / "shared.sql",
+            ROOT / "libs" / "events" / "events.sql",
+            *ROOT.glob("services/*/queries.sql"),
+            *ROOT.glob("services/*/queries/*.sql"),
+        ]
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -37,14 +47,36 @@ class Statement:
 
 
 def read(path: Path) -> list[Statement]:
-    """The statements of one file."""
+    """The statements of one file, their parts filled in: of joins that may be chosen, all."""
     text = path.read_text()
     heads = list(HEAD.finditer(text))
     ends = [*(head.start() for head in heads[1:]), len(text)]
-    return [
-        Statement(path.parent.name, head[1], head[2], text[head.end() : end].strip().rstrip(";"))
-        for head, end in zip(heads, ends, strict=True)
-    ]
+    parts: dict[str, str] = {}
+    found = []
+    for head, end in zip(heads, ends, strict=True):
+        kind, name, comment = head.groups()
+        body = text[head.end() : end].strip().rstrip(";")
+        for part, filling in parts.items():
+            body = body.replace(f"{{{part}}}", filling)
+        if kind == "part":
+            parts[name] = body
+            continue
+        joins = [filling for part, filling in parts.items() if part.startswith("join_")]
+        body = body.replace("{joins}", "\n".join(joins))
+        found.append(Statement(owner(path), name, comment, body))
+    return found
+
+
+def owner(path: Path) -> str:
+    """The service, or libs."""
+    return path.parts[-3] if path.parent.name == "queries" else path.parent.name
+
+
+def store(path: Path) -> Path:
+    """The module with the functions of a file's statements."""
+    if path.parent.name == "queries":
+        return path.parents[1] / "store" / f"{path.stem}.py"
+    return path.with_name("store.py")
 
 
 def tables_with_org() -> set[str]:
@@ -98,17 +130,20 @@ def _insert(statement: exp.Insert, tables: set[str]) -> Iterator[str]:
 def _sources(
     sources: list[exp.Expression], conditions: list[exp.Expression | None], tables: set[str]
 ) -> Iterator[str]:
-    bound = {
+    bound = Counter(
         column.table
         for condition in conditions
         if condition is not None
         for column in _bound(condition)
-    }
+    )
     for source in sources:
         if not isinstance(source, exp.Table) or source.name not in tables:
             continue
+        # Of joins of which one is chosen two may have the same name: each must be bound.
+        name = source.alias_or_name
+        namesakes = sum(each.alias_or_name == name for each in sources)
         # An unqualified "orgId" is this table's only where there is no other.
-        if source.alias_or_name not in bound and not ("" in bound and len(sources) == 1):
+        if bound[name] < namesakes and not (bound[""] and len(sources) == 1):
             yield f"reads or changes {source.name} of any school"
 
 

@@ -38,15 +38,24 @@ async def verified(keys: Path, token: str) -> Caller:
     return await verifier.verify(token.strip())
 
 
-async def test_a_token_is_the_demo_schools_with_every_tenant_scope(keys: Path) -> None:
-    printed = driveflow("token", DRIVEFLOW_TOKEN_KEY=str(keys / "token_key.pem")).stdout
+async def test_a_token_is_the_environments_schools_with_every_tenant_scope(keys: Path) -> None:
+    org, key = uuid.uuid4(), keys / "token_key.pem"
+    printed = driveflow("token", "--key", key, DRIVEFLOW_ORG_ID=str(org)).stdout
     caller = await verified(keys, printed)
-    assert caller.org_id == issuer.DEMO_ORG
+    assert caller.org_id == org
     assert caller.scopes == set(issuer.TENANT_SCOPES)
 
 
+def test_without_a_stack_a_school_must_be_named(keys: Path) -> None:
+    done = driveflow("token", "--key", keys / "token_key.pem")
+    assert done.returncode != 0
+    assert "name a school by --org" in done.stderr
+
+
 async def test_an_operators_token_names_no_school(keys: Path) -> None:
-    printed = driveflow("token", "--ops", "--key", keys / "token_key.pem").stdout
+    org = str(uuid.uuid4())
+    done = driveflow("token", "--ops", "--key", keys / "token_key.pem", DRIVEFLOW_ORG_ID=org)
+    printed = done.stdout
     caller = await verified(keys, printed)
     assert caller.org_id is None
     assert caller.scopes == set(issuer.OPS_SCOPES)
@@ -76,7 +85,7 @@ def test_keys_made_twice_stay_the_same(keys: Path) -> None:
     [
         (["--ttl", "soon"], "not like 30s"),
         (["--key", "nowhere.pem"], "does not exist"),
-        (["--key", __file__], "not the PEM"),
+        (["--key", __file__, "--ops"], "not the PEM"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(

@@ -154,15 +154,46 @@ async def test_env_lets_scripts_reach_the_demo_school(running: Dev) -> None:
     address, token = exports["DRIVEFLOW_TRACKING_ADDR"], exports["DRIVEFLOW_TOKEN"]
     async with Connection(address, token) as connection:
         trips = (await connection.tracking.ListTrips(pb.ListTripsRequest())).trips
-    assert len(trips) == 3
+    assert len(trips) == 4
+    assert trips[0].lesson_verified
     assert all(trip.summary.point_count > 0 for trip in trips)
+
+
+def test_every_line_that_up_prints_works_when_it_is_pasted(running: Dev) -> None:
+    printed = running.up("--detach").stdout
+    lines = printed.partition("Try it:\n")[2]
+    assert lines.count("grpcurl") >= 6
+    pasted = subprocess.run(
+        ["bash", "-e"],
+        input=lines,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert pasted.returncode == 0, pasted.stderr
+    for shown in ("Ruth Novak", "slot_token", "BOOKING_STATUS_", "trip_id", "TripPoint_"):
+        assert shown in pasted.stdout
+
+
+def test_a_restarted_stack_has_the_school_that_it_had(other: Dev) -> None:
+    schools = []
+    for _ in range(2):
+        started = other.up("--detach")
+        assert started.returncode == 0, started.stderr
+        schools.append(other.exports()["DRIVEFLOW_ORG_ID"])
+        count = 'SELECT count(*) FROM booking."Org"'
+        assert other.run("psql", "admin", "-Atc", count).stdout == "1\n"
+        assert other.run("down").returncode == 0
+    assert schools[0] == schools[1]
 
 
 def test_env_names_what_it_should(running: Dev) -> None:
     assert set(running.exports()) == {
         *(f"DRIVEFLOW_{service.upper()}_ADDR" for service in SERVICES),
         "DRIVEFLOW_TOKEN", "DRIVEFLOW_OPS_TOKEN", "DRIVEFLOW_TOKEN_KEY", "DRIVEFLOW_JWKS",
-        "DRIVEFLOW_ADMIN_DSN", "DRIVEFLOW_OPS_DSN",
+        "DRIVEFLOW_ADMIN_DSN", "DRIVEFLOW_OPS_DSN", "DRIVEFLOW_ORG_ID",
     }  # fmt: skip
 
 

@@ -28,10 +28,11 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", migrations.SHARED)
 @pytest.mark.parametrize("service", SERVICES)
-def test_shared_tables_are_what_the_template_says(service: str) -> None:
-    path = migrations.folder(service) / migrations.SHARED_TABLES_NAME
-    assert path.read_text() == migrations.render_shared_tables(service)
+def test_shared_migrations_are_what_their_templates_say(service: str, name: str) -> None:
+    path = migrations.folder(service) / name
+    assert path.read_text() == migrations.render_shared(name, service)
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -62,7 +63,8 @@ def test_every_table_belongs_to_its_services_owner(database: Database) -> None:
             " AND relowner::regrole::text <> relnamespace::regnamespace::text || '_owner'",
             [list(SERVICES)],
         ).fetchall()
-    assert strays == []
+    # Its owner passes row security: a view that adds up all schools would else stay empty.
+    assert strays == [("booking", "instructor_stats", "booking_reporting")]
 
 
 def test_a_school_sees_only_its_own_events_through_the_view(database: Database) -> None:
@@ -148,3 +150,9 @@ def test_the_linter_wants_names_in_order_and_versions_once(own_folders: Path) ->
         "monitor/20990101000000_b.sql: has the version of 20990101000000_a.sql",
         "monitor/a.sql: is not named like 20260131120000_what_it_does.sql",
     ]
+
+
+def test_an_apostrophe_in_a_comment_hides_nothing() -> None:
+    comment = "-- it can't\n"
+    assert list(lint.findings(UP + comment + TABLE + OWNER + SECURITY + POLICY + DOWN)) == []
+    assert list(lint.findings(UP + comment + TABLE + OWNER + SECURITY + DOWN)) != []

@@ -19,8 +19,10 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from psycopg import sql
 
+from driveflow.events.v1 import events_pb2
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs import access, idempotency, issuer
+from libs.events import store as events
 from libs.queries import Queries
 from services.tracking import store
 from tests import walking
@@ -129,6 +131,15 @@ RECIPES: dict[str, Sequence[Recipe]] = {
     "SetLegalHold": [
         lambda ids: [pb.SetLegalHoldRequest(trip_id=ids.trip, hold=True)],
         lambda ids: [pb.SetLegalHoldRequest(trip_id=ids.open_trip, hold=False)],
+    ],
+    "Subscribe": [
+        lambda _: [events_pb2.SubscribeRequest(start=events_pb2.StartSubscription())],
+    ],
+    "ListEvents": [
+        lambda _: [events_pb2.ListEventsRequest()],
+        lambda _: [
+            events_pb2.ListEventsRequest(topic="trip", state=events_pb2.EVENT_STATE_PENDING)
+        ],
     ],
 }
 
@@ -246,7 +257,8 @@ def without_filter(queries: Queries) -> Queries:
     texts = {}
     for name, text in queries.texts.items():
         texts[name] = text.replace(f"%(org_id)s::uuid AND t.{BOUND}", "true")
-        for alias in ("", "t.", "c.", '"GpsUpload".', '"RejectedPoint".', '"IdempotencyKey".'):
+        named = ('"GpsUpload".', '"RejectedPoint".', '"IdempotencyKey".', '"Tenant".')
+        for alias in ("", "t.", "c.", *named):
             texts[name] = texts[name].replace(f" {alias}{BOUND}", " true")
     return Queries(queries.owner, texts)
 
@@ -254,7 +266,7 @@ def without_filter(queries: Queries) -> Queries:
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every statement of the service without its filter on the school."""
-    for queries in (store.SQL, idempotency.SQL):
+    for queries in (store.SQL, idempotency.SQL, events.SQL):
         mutated = without_filter(queries)
         left = [name for name, text in mutated.texts.items() if BOUND in text]
         assert left == [], "the filter was not found"

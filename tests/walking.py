@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any
@@ -21,14 +22,15 @@ from libs.local.paths import ROOT
 CALL_TIMEOUT_S = 10.0
 
 
-def methods() -> list[MethodDescriptor]:
-    """The RPCs of all contracts."""
+def methods(*services: str) -> list[MethodDescriptor]:
+    """The RPCs of all contracts, or of the gRPC services of these full names."""
     paths = sorted((ROOT / "protos").glob("driveflow/*/v1/*_pb2.py"))
     modules = [".".join(path.relative_to(ROOT / "protos").with_suffix("").parts) for path in paths]
     return [
         method
         for module in modules
         for service in importlib.import_module(module).DESCRIPTOR.services_by_name.values()
+        if not services or service.full_name in services
         for method in service.methods
     ]
 
@@ -72,10 +74,15 @@ async def call(
     requests: Iterable[Message] = (),
     *,
     responses_max: int = 100,
+    last: Callable[[Message], bool] | None = None,
     metadata: tuple[tuple[str, str], ...] = (),
     timeout_s: float = CALL_TIMEOUT_S,
 ) -> Answer:
-    """Call a method of any of the four kinds with its requests; an empty one unless given."""
+    """Call a method of any of the four kinds with its requests; an empty one unless given.
+
+    With `last` the caller leaves with the first response that it is true of, and keeps his side of
+    the stream open until then.
+    """
     sent = list(requests) or [request_class(method)()]
     kind = {
         (False, False): channel.unary_unary,
@@ -88,7 +95,9 @@ async def call(
         request_serializer=methodcaller("SerializeToString"),
         response_deserializer=GetMessageClass(method.output_type).FromString,
     )
-    argument: Any = iter(sent) if method.client_streaming else sent[0]
+    argument: Any = sent[0]
+    if method.client_streaming:
+        argument = iter(sent) if last is None else _kept_open(sent)
     under_way = make(argument, metadata=metadata, timeout=timeout_s)
     got: list[Message] = []
     # A write that meets the end of a stream hides the server's status.
@@ -99,10 +108,17 @@ async def call(
         else:
             async for message in under_way:
                 got.append(message)
-                if len(got) >= responses_max:
+                if len(got) >= responses_max or (last is not None and last(message)):
                     break
     except grpc.aio.AioRpcError as error:
         return Answer(tuple(got), await ending.refusal() if ending else refusal(error))
     finally:
         under_way.cancel()
     return Answer(tuple(got))
+
+
+async def _kept_open(requests: Iterable[Message]) -> AsyncIterator[Message]:
+    """The requests, and no end."""
+    for request in requests:
+        yield request
+    await asyncio.Event().wait()

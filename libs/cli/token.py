@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from libs import issuer
+from libs.bootstrap import SERVICES
 
 app = typer.Typer()
 
@@ -38,7 +39,8 @@ def token(
         ),
     ],
     org: Annotated[
-        uuid.UUID | None, typer.Option(help="The school; the demo school unless --ops.")
+        uuid.UUID | None,
+        typer.Option(help="The school; that of DRIVEFLOW_ORG_ID (./dev env) unless --ops."),
     ] = None,
     subject: Annotated[str, typer.Option(help="Who the token is for.")] = "demo",
     scope: Annotated[
@@ -56,21 +58,34 @@ def token(
             subject=subject,
             scopes=scope or (issuer.OPS_SCOPES if ops else issuer.TENANT_SCOPES),
             ttl=duration(ttl),
-            org_id=org if ops or org else issuer.DEMO_ORG,
+            org_id=org if ops or org else _school(),
             issuer=os.environ.get("DRIVEFLOW_TOKEN_ISSUER", issuer.ISSUER),
             audience=os.environ.get("DRIVEFLOW_TOKEN_AUDIENCE", issuer.AUDIENCE),
         )
     )
 
 
+def _school() -> uuid.UUID:
+    """The school of the environment."""
+    text = os.environ.get("DRIVEFLOW_ORG_ID")
+    if not text:
+        raise typer.BadParameter("name a school by --org or DRIVEFLOW_ORG_ID, or give --ops")
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise typer.BadParameter(f"DRIVEFLOW_ORG_ID is no UUID: {text!r}") from None
+
+
 @app.command()
 def keys(
-    folder: Annotated[Path, typer.Argument(help="Gets token_key.pem (secret) and jwks.json.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Gets token_key.pem and <service>_key.pem (secret), jwks.json.")
+    ],
 ) -> None:
-    """Make an issuer's key and its public half; a key that is there stays."""
+    """Make the keys of an issuer and of the services, and their public halves.
+
+    A key that is there stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    private = folder / "token_key.pem"
-    if not private.exists():
-        issuer.write_private(private, issuer.new_key())
-    (folder / "jwks.json").write_text(issuer.jwks(private.read_text()))
+    issuer.make_keys(folder, SERVICES)
     typer.echo(folder / "jwks.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sysconfig
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from libs import migrations
@@ -108,7 +110,7 @@ def write_generated(options: argparse.Namespace) -> int:
     except generate.GenerationFailed as error:
         say(str(error))
         return 1
-    migrations.write_shared_tables()
+    migrations.write_shared()
     say(f"{len(written)} files are what protos/ says")
     return 0
 
@@ -181,16 +183,37 @@ def _summary(stack: Stack) -> str:
     dev = _dev(stack, "run grpcurl").replace(f" --data {shlex.quote(str(stack.data))}", "")
     call = f'{dev} -plaintext -H "authorization: Bearer $DRIVEFLOW_TOKEN"'
     ops = f'{dev} -plaintext -H "authorization: Bearer $DRIVEFLOW_OPS_TOKEN"'
+    booking = '"$DRIVEFLOW_BOOKING_ADDR" driveflow.booking.v1.BookingService'
     tracking = '"$DRIVEFLOW_TRACKING_ADDR" driveflow.tracking.v1.TrackingService'
+    schedule = dev.replace("run grpcurl", "run driveflow schedule tomorrow")
     services = "".join(f"  {name:9} {stack.address(name)}\n" for name in SERVICES)
     return (
         f"\nDriveFlow is up:\n{services}  {'postgres':9} 127.0.0.1:{stack.port_base}\n\n"
         f"Try it:\n"
         f'  eval "$({_dev(stack, "env")})"\n'
-        f'  {dev} -plaintext "$DRIVEFLOW_TRACKING_ADDR" list\n'
+        f"  {schedule}\n"
+        f'  {dev} -plaintext "$DRIVEFLOW_BOOKING_ADDR" list\n'
+        f"  {call} -d '{_slots_wanted(stack.demo)}' {booking}/SearchSlots\n"
+        f"  {call} -d '{{\"page_size\": 3}}' {booking}/ListBookings\n"
+        f"  {call} -d '{_named(stack.demo, 'lesson_id')}' {booking}/GetLesson\n"
+        f"  {call} -d '{_named(stack.demo, 'instructor_id')}' {booking}/GetInstructorStats\n"
         f"  {call} -d '{{\"page_size\": 3}}' {tracking}/ListTrips\n"
         f"  {ops} {tracking}/ListPartitions\n"
     )
+
+
+def _named(demo: dict[str, str], *names: str) -> str:
+    return json.dumps({name: demo[name] for name in names})
+
+
+def _slots_wanted(demo: dict[str, str]) -> str:
+    """The coming three days."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    times = {
+        "start_time": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        "end_time": f"{now + timedelta(days=3):%Y-%m-%dT%H:%M:%SZ}",
+    }
+    return json.dumps({"service_id": demo["service_id"], **times, "page_size": 3})
 
 
 def _dev(stack: Stack, command: str) -> str:

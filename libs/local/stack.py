@@ -17,10 +17,11 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -39,6 +40,8 @@ MARK = "DRIVEFLOW_STACK"
 SERVING_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.05
+# Whose events a service takes in.
+SOURCES = {"booking": ("tracking",), "tracking": ("booking",)}
 LOG_LINES = 20
 
 
@@ -78,9 +81,13 @@ class Stack:
         """PEM file of the local issuer's private key."""
         return self.data / "token_key.pem"
 
+    def service_key(self, service: str) -> Path:
+        """PEM file of the private key with which a service signs its own tokens."""
+        return self.data / f"{service}_key.pem"
+
     @property
     def jwks(self) -> Path:
-        """File with the local issuer's public key."""
+        """File with the public keys of the local issuer and of the services."""
         return self.data / "jwks.json"
 
     def address(self, service: str) -> str:
@@ -111,24 +118,42 @@ class Stack:
 
     def environment(self) -> dict[str, str]:
         """What scripts and commands need to use the stack, tokens included."""
-        key = self.token_key.read_text()
         return {
             **{f"DRIVEFLOW_{name.upper()}_ADDR": self.address(name) for name in SERVICES},
-            "DRIVEFLOW_TOKEN": issuer.sign(
-                key,
-                subject="demo",
-                scopes=issuer.TENANT_SCOPES,
-                ttl=TOKEN_TTL,
-                org_id=issuer.DEMO_ORG,
-            ),
-            "DRIVEFLOW_OPS_TOKEN": issuer.sign(
-                key, subject="ops", scopes=issuer.OPS_SCOPES, ttl=TOKEN_TTL
-            ),
+            "DRIVEFLOW_ORG_ID": self.demo["org_id"],
+            "DRIVEFLOW_TOKEN": self._token_of(uuid.UUID(self.demo["org_id"])),
+            "DRIVEFLOW_OPS_TOKEN": self._ops_token(),
             "DRIVEFLOW_ADMIN_DSN": self.postgres.dsn(database=DATABASE),
             "DRIVEFLOW_OPS_DSN": self.dsn("ops"),
             "DRIVEFLOW_JWKS": str(self.jwks),
             "DRIVEFLOW_TOKEN_KEY": str(self.token_key),
         }
+
+    @property
+    def demo(self) -> dict[str, str]:
+        """UUIDs of the demo school and of some of what it has.
+
+        Booking makes the ids. Raises StackFailed before they are there.
+        """
+        try:
+            return dict(json.loads((self.data / "demo.json").read_text()))
+        except FileNotFoundError:
+            raise StackFailed(
+                f"the stack in {self.data} has no demo school: ./dev down, then ./dev up makes it"
+            ) from None
+
+    def _token_of(self, org_id: uuid.UUID) -> str:
+        return issuer.sign(
+            self.token_key.read_text(),
+            subject="demo",
+            scopes=issuer.TENANT_SCOPES,
+            ttl=TOKEN_TTL,
+            org_id=org_id,
+        )
+
+    def _ops_token(self) -> str:
+        key = self.token_key.read_text()
+        return issuer.sign(key, subject="ops", scopes=issuer.OPS_SCOPES, ttl=TOKEN_TTL)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -154,7 +179,7 @@ class Stack:
         self._choose_ports(port_base)
         try:
             self._start_postgres()
-            self._make_keys()
+            issuer.make_keys(self.data, SERVICES)
             for service in SERVICES:
                 self._start_service(service)
             self._wait_serving()
@@ -225,11 +250,6 @@ class Stack:
         for name in migrations.migrate(self.dsn("migrator")):
             say(f"migrated {name}")
 
-    def _make_keys(self) -> None:
-        if not self.token_key.exists():
-            issuer.write_private(self.token_key, issuer.new_key())
-        self.jwks.write_text(issuer.jwks(self.token_key.read_text()))
-
     def _start_service(self, service: str) -> None:
         say(f"starting {service} on {self.address(service)}")
         path = self.log(service)
@@ -257,10 +277,18 @@ class Stack:
             "DRIVEFLOW_JWKS": str(self.jwks),
             "DRIVEFLOW_PAGE_TOKEN_KEY": self.secrets["page_token_key"],
             "DRIVEFLOW_REFLECTION": "true",
+            "DRIVEFLOW_SERVICE_KEY": str(self.service_key(service)),
+            "DRIVEFLOW_EVENT_SOURCES": ",".join(
+                f"{producer}={self.address(producer)}" for producer in SOURCES.get(service, ())
+            ),
+            "DRIVEFLOW_EVENT_CONSUMERS": ",".join(
+                consumer for consumer, producers in SOURCES.items() if service in producers
+            ),
         }
         if service == "tracking":
             settings["DRIVEFLOW_INGEST_DSN"] = self.dsn("tracking_ingest")
             settings["DRIVEFLOW_MAINTENANCE_DSN"] = self.dsn("tracking_maintenance")
+            settings["DRIVEFLOW_BOOKING_ADDRESS"] = self.address("booking")
         return settings
 
     def _wait_serving(self) -> None:
@@ -275,15 +303,21 @@ class Stack:
     def _fill_demo_school(self) -> None:
         from libs.local import demo  # noqa: PLC0415  (generated code: `generate` works without it)
 
-        marker = self.data / "demo.filled"
+        marker = self.data / "demo.json"
         if not marker.exists():
             say("filling the demo school")
-            token = self.environment()["DRIVEFLOW_TOKEN"]
+            access = demo.Access(
+                self.address("booking"),
+                self.address("tracking"),
+                self._ops_token(),
+                self._token_of,
+            )
             try:
-                asyncio.run(demo.seed(self.address("tracking"), token))
+                made = asyncio.run(demo.seed(access, datetime.now(UTC)))
             except demo.DemoRefused as error:
                 raise StackFailed(f"the demo school could not be filled: {error}") from error
-            marker.touch()
+            # Last: one that was not finished is made anew.
+            marker.write_text(json.dumps(asdict(made)))
 
     def check_alive(self) -> None:
         """Raise StackFailed with its last words when a service's process has ended."""

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
-from libs.cli.tracking import session
+from libs.cli import session
+from libs.cli.tracking.trips import Trips
 from libs.client import Connection
 from libs.gateway import Gateway, dense_track
 
@@ -135,7 +136,7 @@ class Playback:
     """Plays a fleet into one stream: starts each vehicle's trip with its first fix and ends it
     with its last."""
 
-    def __init__(self, fleet: Fleet, connection: Connection, trips: session.Trips) -> None:
+    def __init__(self, fleet: Fleet, connection: Connection, trips: Trips) -> None:
         self.fleet = fleet
         self.trips: dict[int, pb.Trip] = {}
         """By vehicle: as it was started, and once it has ended with its summary."""

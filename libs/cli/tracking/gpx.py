@@ -19,7 +19,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
-from libs.cli.tracking import session
+from libs.cli import session
+from libs.cli.tracking.trips import Address, OpsToken, Trips, rejected
 from libs.client import Connection
 from libs.gateway import Fix, Gateway, Totals, track
 
@@ -64,9 +65,9 @@ class Imported:
 
 def import_gpx(
     files: Annotated[list[Path], typer.Argument(help="GPX files; each <trk> becomes a trip.")],
-    address: session.Address,
+    address: Address,
     token: session.Token,
-    ops_token: session.OpsToken = "",
+    ops_token: OpsToken = "",
     again: Annotated[
         bool, typer.Option("--again", help="Make new trips even of drives imported before.")
     ] = False,
@@ -87,7 +88,7 @@ async def _import(
     imported: list[Imported] = []
     try:
         async with Connection(address, token) as connection:
-            trips = session.Trips(connection, address=address, ops_token=ops_token)
+            trips = Trips(connection, address=address, ops_token=ops_token)
             with session.progress() as progress:
                 for drive in drives:
                     try:
@@ -116,7 +117,7 @@ def _refused(drive: Drive, error: session.CommandFailed | grpc.aio.AioRpcError) 
 
 
 async def import_drive(
-    connection: Connection, trips: session.Trips, drive: Drive, progress: Progress
+    connection: Connection, trips: Trips, drive: Drive, progress: Progress
 ) -> Imported:
     """Start the trip, stream the points in their order, end the trip."""
     times_us = drive.times_us()
@@ -233,7 +234,7 @@ def _figures(imported: list[Imported]) -> tuple[str, ...]:
         f"{totals.points:,}",
         f"{totals.stored:,}" + (f" + {totals.unreported:,} unsure" if totals.unreported else ""),
         f"{totals.duplicates:,}",
-        session.rejected(totals),
+        rejected(totals),
         f"{sum(each.trip.summary.distance_meters for each in imported) / 1000:.1f}",
         session.duration(sum(each.trip.summary.duration_seconds for each in imported)),
     )

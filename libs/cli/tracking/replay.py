@@ -12,8 +12,9 @@ import typer
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from libs.cli.tracking import session
+from libs.cli import session
 from libs.cli.tracking.fleet import Fleet, Playback, live_shift_us, read_fleet
+from libs.cli.tracking.trips import Address, OpsToken, Trips, rejected
 from libs.client import Connection
 from libs.gateway import Totals
 
@@ -22,7 +23,7 @@ REFRESH_S = 0.2
 
 def replay_fleet(
     file: Annotated[Path, typer.Argument(help="CSV (.gz): vehicle_id,time,lon,lat,speed_kmh.")],
-    address: session.Address,
+    address: Address,
     token: session.Token,
     speed: Annotated[
         float, typer.Option(min=0, help="Times as fast as driven; 0 = as fast as possible.")
@@ -31,7 +32,7 @@ def replay_fleet(
     keep_times: Annotated[
         bool, typer.Option("--keep-times", help="Do not shift the times so that it happens now.")
     ] = False,
-    ops_token: session.OpsToken = "",
+    ops_token: OpsToken = "",
     as_json: session.Json = False,
 ) -> None:
     """Play a recorded fleet into one stream, all vehicles interleaved."""
@@ -61,7 +62,7 @@ async def play(
 ) -> None:
     """Play a fleet with live progress, then say what became of every vehicle's points."""
     async with Connection(address, token) as connection:
-        trips = session.Trips(connection, address=address, ops_token=ops_token)
+        trips = Trips(connection, address=address, ops_token=ops_token)
         playback = Playback(fleet, connection, trips)
         started_s = time.monotonic()
         await _with_progress(playback, speed)
@@ -119,7 +120,7 @@ def _sentence(totals: Totals, seconds: float) -> str:
     return (
         f"{totals.points:,} points in {seconds:.1f} s ({totals.points / max(seconds, 1e-9):,.0f} "
         f"a second): {totals.stored:,} stored, {totals.duplicates:,} duplicates{unsure}, "
-        f"{session.rejected(totals)} rejected{reopened}"
+        f"{rejected(totals)} rejected{reopened}"
     )
 
 

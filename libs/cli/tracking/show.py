@@ -14,8 +14,8 @@ from rich.table import Table
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from driveflow.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
-from libs.cli import picture
-from libs.cli.tracking import session
+from libs.cli import picture, session
+from libs.cli.tracking.trips import Address
 from libs.client import Connection
 
 EVENTS_MAX = 1_000
@@ -39,7 +39,7 @@ class Story:
 
 def trip(
     trip_id: Annotated[str, typer.Argument(help="UUID of the trip.")],
-    address: session.Address,
+    address: Address,
     token: session.Token,
     svg: Annotated[Path | None, typer.Option(help="Also draw the route into this file.")] = None,
     as_json: session.Json = False,

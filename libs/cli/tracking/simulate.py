@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from libs.cli.tracking import session
+from libs.cli import session
 from libs.cli.tracking.fleet import live_shift_us
 from libs.cli.tracking.lessons import school_day
 from libs.cli.tracking.replay import play
+from libs.cli.tracking.trips import Address
 
 
 def simulate(
-    address: session.Address,
+    address: Address,
     token: session.Token,
     cars: Annotated[int, typer.Option(min=1, max=10_000, help="One lesson each.")] = 6,
     minutes: Annotated[float, typer.Option(min=1, max=600, help="Length of a lesson.")] = 45,

@@ -1,4 +1,4 @@
-"""What the commands share: where the service is, who asks, and how a failure is said."""
+"""What the commands that call a service share: who asks, and how a failure is said."""
 
 from __future__ import annotations
 
@@ -21,28 +21,14 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from driveflow.tracking.v1 import tracking_pb2 as pb
-from libs.client import Connection, Refusal, refusal
-from libs.gateway import GatewayStopped, ServerUnreachable, StreamRefused, Totals
+from libs.client import Refusal, refusal
+from libs.gateway import GatewayStopped, ServerUnreachable, StreamRefused
 
 PIPE_WIDTH = 160  # columns where there is no terminal to ask
-PARTITIONS_TIMEOUT_S = 60.0  # years of months may have to be made
 
-Address = Annotated[
-    str,
-    typer.Option(envvar="DRIVEFLOW_TRACKING_ADDR", help="host:port of the tracking service."),
-]
 Token = Annotated[
     str,
     typer.Option(envvar="DRIVEFLOW_TOKEN", help="The school's bearer token.", show_default=False),
-]
-OpsToken = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN",
-        help="An operator's token: makes months that have no partition yet.",
-        show_default=False,
-    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -53,8 +39,8 @@ HINTS = {
     "START_TIME_OUT_OF_RANGE": "older drives need a token with the scope tracking:import",
 }
 HINTS_BY_CODE = {
-    grpc.StatusCode.UNAVAILABLE: "is the service running there? --address or "
-    "DRIVEFLOW_TRACKING_ADDR says where; ./dev up starts one",
+    grpc.StatusCode.UNAVAILABLE: "is the service running there? --address says where; "
+    "./dev up starts one, ./dev env tells its address",
     grpc.StatusCode.UNAUTHENTICATED: "pass a valid token by --token or DRIVEFLOW_TOKEN",
     grpc.StatusCode.DEADLINE_EXCEEDED: "the service is slow or overloaded: run again",
 }
@@ -99,54 +85,6 @@ def _with_hint(refused: Refusal) -> str:
     return f"{str(refused).rstrip('.')}; {hint}" if hint else str(refused)
 
 
-class Trips:
-    """Starts and ends trips, making the months of old ones when an operator's token is there."""
-
-    def __init__(self, connection: Connection, *, address: str, ops_token: str = "") -> None:
-        self._stub = connection.tracking
-        self._address = address
-        self._ops_token = ops_token
-
-    async def start(self, start_us: int, *, request_id: str = "", vehicle_id: str = "") -> pb.Trip:
-        """Start a trip; raises CommandFailed when its month is missing and can't be made."""
-        request = pb.StartTripRequest(
-            start_time=timestamp(start_us), request_id=request_id, vehicle_id=vehicle_id
-        )
-        try:
-            return await self._stub.StartTrip(request)
-        except grpc.aio.AioRpcError as error:
-            if refusal(error).reason != "NO_PARTITION":
-                raise
-        await self._ensure_partitions(start_us)
-        return await self._stub.StartTrip(request)
-
-    async def end(self, trip_id: str, end_us: int, *, request_id: str = "") -> pb.Trip:
-        """End a trip; it comes back with its summary."""
-        return await self._stub.EndTrip(
-            pb.EndTripRequest(trip_id=trip_id, end_time=timestamp(end_us), request_id=request_id)
-        )
-
-    async def _ensure_partitions(self, start_us: int) -> None:
-        month = when(start_us).strftime("%Y-%m")
-        if not self._ops_token:
-            raise CommandFailed(
-                f"NO_PARTITION: there is no partition for {month}; pass an operator's token by "
-                "--ops-token or DRIVEFLOW_OPS_TOKEN, or have an operator run: grpcurl -plaintext "
-                "-H 'authorization: Bearer …' -d "
-                f'\'{{"from_month": "{month}-01T00:00:00Z"}}\' {self._address} '
-                "driveflow.tracking.v1.TrackingService/EnsurePartitions"
-            )
-        request = pb.EnsurePartitionsRequest(from_month=timestamp(start_us))
-        async with Connection(self._address, self._ops_token) as operator:
-            try:
-                await operator.tracking.EnsurePartitions(request, timeout=PARTITIONS_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
-                raise CommandFailed(
-                    f"the partition of {month} can't be made: {refusal(error)}; "
-                    "check --ops-token or DRIVEFLOW_OPS_TOKEN"
-                ) from error
-
-
 def timestamp(time_us: int) -> Timestamp:
     """Microseconds since the epoch as a protobuf time."""
     time = Timestamp()
@@ -185,11 +123,3 @@ def progress(*columns: str) -> Progress:
         TimeElapsedColumn(),
         console=Console(stderr=True),
     )
-
-
-def rejected(totals: Totals) -> str:
-    """How many points were rejected, and why."""
-    if not totals.rejected:
-        return "0"
-    reasons = ", ".join(f"{count} {reason}" for reason, count in totals.reasons.most_common())
-    return f"{totals.rejected} ({reasons})"
