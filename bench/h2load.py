@@ -40,15 +40,25 @@ def framed(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def run(address: str, path: str, message: bytes, token: str, calls: int) -> Load:
-    """So many calls; exits when one of them got no HTTP answer."""
+def run(
+    address: str,
+    path: str,
+    message: bytes,
+    token: str,
+    calls: int,
+    *,
+    connections: int = CONNECTIONS,
+    per_s: float | None = None,
+) -> Load:
+    """So many calls, as fast as they go or `per_s`; exits when one got no HTTP answer."""
+    pace = ("--rps", f"{per_s / connections:.1f}") if per_s else ()
     with tempfile.TemporaryDirectory(prefix="driveflow-h2load-") as folder:
         body, log = Path(folder) / "body", Path(folder) / "log"
         body.write_bytes(framed(message))
         done = subprocess.run(
             [
                 program(),
-                *("-n", str(calls), "-c", str(CONNECTIONS), "-m", str(IN_FLIGHT)),
+                *("-n", str(calls), "-c", str(connections), "-m", str(IN_FLIGHT), *pace),
                 *("-d", str(body), f"--log-file={log}"),
                 *("-H", "content-type: application/grpc", "-H", "te: trailers"),
                 *("-H", "grpc-timeout: 10S", "-H", f"authorization: Bearer {token}"),

@@ -1,4 +1,4 @@
-"""A PostgreSQL and a tracking service for a bench, as in production, and what they cost."""
+"""A PostgreSQL and a service for a bench, as in production, and what they cost."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ class Stack:
     metrics: str = ""
     """host:port of the service's Prometheus endpoint."""
 
-    def token(self) -> str:
-        """A gateway's and a reader's token."""
+    def token(self, org_id: uuid.UUID = SCHOOL) -> str:
+        """A token of the bench's school, or of another."""
         return issuer.sign(
             self.key,
             subject="bench",
             scopes=issuer.TENANT_SCOPES,
-            org_id=SCHOOL,
+            org_id=org_id,
             ttl=timedelta(hours=2),
         )
 
@@ -123,7 +123,7 @@ def _with_children(process: psutil.Process) -> float:
 
 
 @contextmanager
-def running_stack() -> Iterator[Stack]:
+def running_stack(service: str = "tracking") -> Iterator[Stack]:
     """PostgreSQL with the configuration as shipped, migrated, and a service, on two cores."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     cores = sorted(os.sched_getaffinity(0))[:CORES]
@@ -132,27 +132,30 @@ def running_stack() -> Iterator[Stack]:
         database = make_template(pg)
         key = issuer.new_key()
         (Path(folder) / "jwks.json").write_text(issuer.jwks(key))
-        with _service(database, Path(folder)) as (address, process, metrics):
+        with _service(service, database, Path(folder)) as (address, process, metrics):
             yield Stack(database, address, process, cores, key, metrics)
 
 
 @contextmanager
-def _service(database: Database, folder: Path) -> Iterator[tuple[str, psutil.Process, str]]:
+def _service(
+    name: str, database: Database, folder: Path
+) -> Iterator[tuple[str, psutil.Process, str]]:
     address, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     settings = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}",
         "DRIVEFLOW_LISTEN": address,
         "DRIVEFLOW_METRICS_LISTEN": metrics,
-        "DRIVEFLOW_DSN": database.dsn("tracking"),
-        "DRIVEFLOW_INGEST_DSN": database.dsn("tracking_ingest"),
-        "DRIVEFLOW_MAINTENANCE_DSN": database.dsn("tracking_maintenance"),
+        "DRIVEFLOW_DSN": database.dsn(name),
         "DRIVEFLOW_JWKS": str(folder / "jwks.json"),
         "DRIVEFLOW_PAGE_TOKEN_KEY": "bench" * 16,
     }
-    log = folder / "tracking.log"
+    if name == "tracking":
+        settings["DRIVEFLOW_INGEST_DSN"] = database.dsn("tracking_ingest")
+        settings["DRIVEFLOW_MAINTENANCE_DSN"] = database.dsn("tracking_maintenance")
+    log = folder / f"{name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "services.tracking"],
+            [sys.executable, "-P", "-m", f"services.{name}"],
             cwd=ROOT,
             env=os.environ | settings,
             stdin=subprocess.DEVNULL,

@@ -50,8 +50,7 @@ def create(
     """A pool of autocommit connections, not yet open. `name` is also its application_name.
 
     `send_buffer_bytes` is what a connection takes at once: whoever sends so much need not wait.
-    `generic_plans` lets the server plan a statement once and for all, if that is no dearer: not
-    where partitions are.
+    `generic_plans`: the server plans a statement once for all values; not where partitions are.
     """
     healing: asyncio.Task[None] | None = None
 
@@ -73,7 +72,7 @@ def create(
             with socket.socket(fileno=os.dup(conn.fileno())) as descriptor:
                 descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
 
-    session = SESSION | ({"plan_cache_mode": "auto"} if generic_plans else {})
+    session = SESSION | ({"plan_cache_mode": "force_generic_plan"} if generic_plans else {})
     pool: Pool = AsyncConnectionPool(
         dsn,
         connection_class=Connection,

@@ -46,7 +46,7 @@ async def build(
 ) -> server.Server:
     """Everything of the service, started but for listening; the stack ends it in order."""
     dsn = settings.dsn.get_secret_value()
-    # The plan of a judgement takes three times as long as the judgement.
+    # To plan a judgement takes several times as long as to judge; tests hold the plans of all.
     pool = pooling.create("booking", dsn, settings, generic_plans=True)
     await checks.open_pools(stack, settings.start_timeout_s, pool)
     await checks.refuse_wrong_start(pool, "booking")

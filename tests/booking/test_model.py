@@ -43,7 +43,7 @@ from tests.booking.stories import SCOPES, School, at, on, request_id
 from tests.postgres import Database
 from tests.serving import Clock, common_settings, running
 
-EXAMPLES = int(os.environ.get("DRIVEFLOW_MODEL_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("DRIVEFLOW_MODEL_EXAMPLES", "4"))
 STEPS = int(os.environ.get("DRIVEFLOW_MODEL_STEPS", "25"))
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 TICK = timedelta(microseconds=1)
@@ -365,6 +365,12 @@ AHEAD_OF_DAY = NEAR | ANYWHERE | ON_GRID
 """Minutes after the first moment of the odd day."""
 SECONDS = some.sampled_from([0, 0, 0, 1, 59])
 INDEX = some.integers(0, 1_000)
+EDGES = {
+    "instructor": ("behind its buffer", "before its buffer", "upon"),
+    "vehicle": ("behind its buffer", "before its buffer", "upon"),
+    "student": ("behind", "before", "upon"),
+}
+"""Where a booking that shares this with another just fits; upon it, when that is over."""
 
 
 class Calendar(RuleBasedStateMachine):
@@ -409,6 +415,7 @@ class Calendar(RuleBasedStateMachine):
         prices = [(date(2000, 1, 1), last, 8_000), (last + 2 * DAY, None, 9_000)]
         self.model = Model(ZoneInfo(zone), notice, hold, prices)
         self.run(self._found(zone, notice, hold, travel, lessons))
+        self._book("requested", self._wanted(0, 0, 0, 0, self.anchor + timedelta(hours=3)))
 
     def _first_moment(self, zone: ZoneInfo, day: date) -> datetime:
         moment = datetime(day.year, day.month, day.day, tzinfo=UTC) - 2 * DAY
@@ -541,6 +548,9 @@ class Calendar(RuleBasedStateMachine):
 
     @rule(who=INDEX, ahead=PLACES_IN_DAYS, extra=some.booleans(), span=some.none() | spans())
     def except_date(self, who: int, ahead: int, extra: bool, span: tuple[int, int] | None) -> None:
+        self._except(who, ahead, extra=extra, span=span)
+
+    def _except(self, who: int, ahead: int, *, extra: bool, span: tuple[int, int] | None) -> None:
         instructor, day = self.model.instructors[who % 2], self.day + ahead * DAY
         wanted = directory.AvailabilityException(
             instructor_id=instructor.id, date=on(day), available=extra
@@ -557,6 +567,11 @@ class Calendar(RuleBasedStateMachine):
         start, end = span or (0, 1440)
         instructor.exceptions[key] = (answer.id, start, end, extra)
 
+    @rule(who=INDEX, ahead=PLACES_IN_DAYS, span=spans())
+    def close_a_date_but_for_some_hours(self, who: int, ahead: int, span: tuple[int, int]) -> None:
+        self._except(who, ahead, extra=False, span=None)
+        self._except(who, ahead, extra=True, span=span)
+
     @precondition(lambda self: any(each.exceptions for each in self.model.instructors))
     @rule(which=INDEX)
     def take_exception_back(self, which: int) -> None:
@@ -569,7 +584,7 @@ class Calendar(RuleBasedStateMachine):
 
     # --- people, things and time ---
 
-    @rule(who=INDEX, active=some.booleans())
+    @rule(who=INDEX, active=some.sampled_from([True, True, False]))
     def set_instructor_active(self, who: int, active: bool) -> None:
         instructor = self.model.instructors[who % 2]
         wanted = directory.Instructor(id=instructor.id, active=active)
@@ -626,15 +641,16 @@ class Calendar(RuleBasedStateMachine):
         self._book(how, self._wanted(who, student, vehicle, lesson, moment))
 
     @precondition(lambda self: self.model.booked)
-    @rule(
-        which=INDEX,
-        edge=some.sampled_from(["behind", "behind its buffer", "before", "before its buffer"]),
-        off=some.sampled_from([0, 0, 0, 1, -1]),
-        shared=some.sampled_from(["instructor", "vehicle", "student", "instructor and vehicle"]),
-        lesson=INDEX,
-    )
-    def book_beside(self, which: int, edge: str, off: int, shared: str, lesson: int) -> None:
+    @rule(which=INDEX, shared=some.sampled_from(list(EDGES)), edge=INDEX, lesson=INDEX)
+    def book_beside(self, which: int, shared: str, edge: int, lesson: int) -> None:
         booked = self.model.booked[which % len(self.model.booked)]
+        edges = EDGES[shared]
+        wanted = self._beside(booked, shared, edges[edge % len(edges)], timedelta(0), lesson)
+        self._book("held", wanted)
+
+    def _beside(
+        self, booked: Booked, shared: str, edge: str, off: timedelta, lesson: int
+    ) -> Booked:
         who = [each.id for each in self.model.instructors].index(booked.instructor)
         student = self.students.index(booked.student)
         wanted = self._wanted(
@@ -645,13 +661,15 @@ class Calendar(RuleBasedStateMachine):
             booked.start,
         )
         length = wanted.lesson.minutes * MINUTE
-        wanted.start = {
+        starts = {
+            "upon": booked.start,
             "behind": booked.end,
             "behind its buffer": booked.busy[1] + wanted.before * MINUTE,
             "before": booked.start - length,
             "before its buffer": booked.busy[0] - length - wanted.lesson.after * MINUTE,
-        }[edge] + timedelta(seconds=off)
-        self._book("held", wanted)
+        }
+        wanted.start = starts[edge] + off
+        return wanted
 
     def _wanted(self, who: int, student: int, vehicle: int, lesson: int, start: datetime) -> Booked:
         instructor = self.model.instructors[who % 2]
@@ -804,6 +822,17 @@ class Calendar(RuleBasedStateMachine):
         expected = self.model.wrong(self.model.wanted(instructor, lesson, start), self.now)
         assert (answer.available, answer.reason) == (not expected, expected.partition(" ")[0])
         assert answer.local_time[:16] == f"{self.model.wall(start):%Y-%m-%d %H:%M}"
+
+    @invariant()
+    def what_just_fits_beside_another_is_booked_and_no_more(self) -> None:
+        if not hasattr(self, "vehicles") or not self.model.booked:
+            return
+        booked = self.looks.choice(self.model.booked)
+        for shared, edges in EDGES.items():
+            off = timedelta(seconds=self.looks.choice((0, 0, 1, -1)))
+            lesson = self.looks.randrange(len(self.lessons))
+            wanted = self._beside(booked, shared, self.looks.choice(edges), off, lesson)
+            self._book("judged", wanted)
 
     @invariant()
     def nobody_is_booked_twice(self) -> None:

@@ -8,7 +8,7 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import MethodDescriptor
 
 from driveflow.access.v1 import access_pb2
 from driveflow.tracking.v1 import tracking_pb2 as pb
@@ -28,10 +29,14 @@ from libs.calls import Caller
 from libs.client import refusal
 from libs.errors import DomainError, PermissionDenied, Unauthenticated
 from tests import walking
-from tests.serving import SCHOOL, Tracking
+from tests.booking import serving as booking_serving
+from tests.postgres import Database
+from tests.serving import SCHOOL, Running, Tracking, serving
 
 REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 ALL_SCOPES = (*issuer.TENANT_SCOPES, *issuer.OPS_SCOPES)
+TRACKING = ("driveflow.tracking.v1.TrackingService",)
+BOOKING = ("driveflow.booking.v1.BookingService", "driveflow.booking.v1.DirectoryService")
 
 
 def base64url(raw: bytes) -> str:
@@ -120,9 +125,24 @@ def bad_tokens(key: str) -> Iterator[tuple[str, str | None]]:
     yield "no school's id", signed(key, org_id=str(uuid.UUID(int=0)))
     yield "scopes as list", signed(key, scope=["tracking:read"])
     yield "no scope", signed(key, scope=None)
-    yield "other scope", signed(key, scope="booking:read")
+    yield "other scope", signed(key, scope="other:read")
     yield "scope by prefix", signed(key, scope="tracking monitor ops")
     yield "scope in capitals", signed(key, scope=" ".join(ALL_SCOPES).upper())
+
+
+@pytest.fixture(params=["tracking", "booking"])
+async def service(
+    request: pytest.FixtureRequest, database: Database, tmp_path: Path
+) -> AsyncIterator[Running]:
+    """Each service with its own methods and those that all serve."""
+    serve: Any = serving if request.param == "tracking" else booking_serving.serving
+    async with serve(database, tmp_path) as running:
+        yield running
+
+
+def methods_of(service: Running) -> list[MethodDescriptor]:
+    of_its_own = TRACKING if isinstance(service, Tracking) else BOOKING
+    return walking.methods(*of_its_own, "driveflow.events.v1.EventService")
 
 
 @pytest.fixture
@@ -147,13 +167,14 @@ def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sent
 
 
-async def test_no_bad_token_gets_into_any_method(tracking: Tracking, statements: list[str]) -> None:
-    kinds = {(m.client_streaming, m.server_streaming) for m in walking.methods()}
+async def test_no_bad_token_gets_into_any_method(service: Running, statements: list[str]) -> None:
+    methods = methods_of(service)
+    kinds = {(m.client_streaming, m.server_streaming) for m in methods}
     assert len(kinds) >= 3
-    async with walking.channel(tracking.address) as channel:
-        for what, token in bad_tokens(tracking.key):
+    async with walking.channel(service.address) as channel:
+        for what, token in bad_tokens(service.key):
             metadata = () if token is None else walking.bearer(token)
-            for method in walking.methods():
+            for method in methods:
                 answer = await walking.call(channel, method, metadata=metadata)
                 assert answer.code in REFUSED, (what, method.name, answer)
                 assert answer.responses == ()
@@ -161,13 +182,13 @@ async def test_no_bad_token_gets_into_any_method(tracking: Tracking, statements:
 
 
 async def test_each_method_needs_its_own_scope_and_no_other(
-    tracking: Tracking, statements: list[str]
+    service: Running, statements: list[str]
 ) -> None:
-    async with walking.channel(tracking.address) as channel:
-        for method in walking.methods():
+    async with walking.channel(service.address) as channel:
+        for method in methods_of(service):
             rule = access.rule(method)
             others = [scope for scope in ALL_SCOPES if scope != rule.scope]
-            token = tracking.token(None if rule.platform else SCHOOL, tuple(others))
+            token = service.token(None if rule.platform else SCHOOL, tuple(others))
             answer = await walking.call(channel, method, metadata=walking.bearer(token))
             assert answer.refusal is not None
             assert answer.refusal.reason == "SCOPE_MISSING", method.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from tests.booking import lives
 from tests.booking.serving import Booking
 from tests.booking.stories import School, on, request_id
 from tests.tenancy import forgetting, recipes_events
-from tests.tenancy.schools import ALL_SCOPES, NEVER, SECRET, Ids, Kit, Member, Pair, Recipe, Recipes
+from tests.tenancy.schools import ALL_SCOPES, SECRET, Ids, Kit, Member, Pair, Recipe, Recipes
 
 SERVICES = (
     "driveflow.booking.v1.BookingService",
@@ -132,7 +133,7 @@ def rules(day: int) -> list[dpb.AvailabilityRule]:
 
 
 def year(ids: Ids) -> int:
-    return 2030 + ids.number
+    return 2050 + ids.number
 
 
 # --- what is asked -----------------------------------------------------------------------------
@@ -486,9 +487,9 @@ DIRECTORY_RECIPES: Recipes = {
     ],
     "CreateRateCard": [
         lambda ids, own: [
-            dpb.CreateRateCardRequest(rate_card=rate_card(2040, own["service"], ids["extra"]))
+            dpb.CreateRateCardRequest(rate_card=rate_card(2060, own["service"], ids["extra"]))
         ],
-        lambda ids, _: [dpb.CreateRateCardRequest(rate_card=rate_card(2050, ids["extra"]))],
+        lambda ids, _: [dpb.CreateRateCardRequest(rate_card=rate_card(2070, ids["extra"]))],
     ],
     "ListRateCards": [lambda _, __: [dpb.ListRateCardsRequest()]],
     "QuotePrice": [
@@ -504,7 +505,7 @@ DIRECTORY_RECIPES: Recipes = {
         ],
     ],
     "CreateAvailabilityException": [
-        lambda ids, _: [dpb.CreateAvailabilityExceptionRequest(exception=closed(ids["idle"], 2050))]
+        lambda ids, _: [dpb.CreateAvailabilityExceptionRequest(exception=closed(ids["idle"], 2060))]
     ],
     "DeleteAvailabilityException": [
         lambda ids, _: [dpb.DeleteAvailabilityExceptionRequest(exception_id=ids["exception"])]
@@ -611,9 +612,11 @@ async def furnished(service: Booking) -> Pair:
     for each in (theirs, mine):
         await each.book_lessons(base)
     service.clock.set(base + timedelta(hours=2, minutes=30))
-    for each, days in ((theirs, 1), (mine, 15)):
+    epoch = base + timedelta(days=15)
+    # What the one asks for in the name of the other must be free in its own calendar.
+    for each, number in ((theirs, 0), (mine, -14)):
         await each.teach()
-        await each.book_ahead(base + timedelta(days=days))
+        await each.book_ahead(epoch, number)
     operator = service.bookings(service.ops_token)
     await operator.RefreshInstructorStats(pb.RefreshInstructorStatsRequest())
     return Pair(mine=await mine.member(), theirs=await theirs.member())
@@ -625,8 +628,8 @@ class Furnishing:
     def __init__(self, school: School, name: str) -> None:
         self.school = school
         self.name = name
-        self.epoch = NEVER
         self.ids = {"request": str(uuid.uuid4())}
+        self.own = Ids(self.ids)
 
     @classmethod
     async def begun(cls, service: Booking, name: str) -> Furnishing:
@@ -690,20 +693,22 @@ class Furnishing:
         finished = pb.CompleteLessonRequest(booking_id=self.ids["finished"], notes=self.name)
         self.ids["lesson"] = (await stub.CompleteLesson(finished)).id
 
-    async def book_ahead(self, epoch: datetime) -> None:
+    async def book_ahead(self, epoch: datetime, number: int) -> None:
         """Bookings that wait for what may be done with them, and students who wait."""
-        self.epoch = epoch
         school, ids = self.school, self.ids
-        for hours, each in enumerate(("held", "confirmed", "moved", "movable")):
-            ids[each] = (await lives.held(school, epoch + timedelta(hours=hours * 0.75))).id
-        for hours, each in enumerate(("requested", "cancelled")):
-            start = epoch + timedelta(hours=hours * 0.75)
+        own = self.own = Ids(ids, epoch=epoch, number=number)
+        for place, each in enumerate(("held", "confirmed", "moved", "movable")):
+            ids[each] = (await lives.held(school, lives.moment(own.at(place * 0.75)))).id
+        for place, each in enumerate(("requested", "cancelled")):
             made = await lives.held(
-                school, start, instructor=school.instructors[1], student=school.students[1]
+                school,
+                lives.moment(own.at(place * 0.75)),
+                instructor=school.instructors[1],
+                student=school.students[1],
             )
             ids[each] = made.id
-        await school.bookings().ConfirmBooking(pb.ConfirmBookingRequest(booking_id=ids["movable"]))
-        own = Ids(ids, epoch=epoch)
+        confirm = pb.ConfirmBookingRequest(booking_id=ids["movable"])
+        await school.bookings().ConfirmBooking(confirm)
         for _ in range(2):
             request = pb.JoinWaitlistRequest(waitlist_entry=waiting(own, own))
             ids["entry"] = (await school.bookings().JoinWaitlist(request)).id
@@ -725,8 +730,7 @@ class Furnishing:
 
     async def member(self) -> Member:
         """The school with all that it may name, once there is all to name."""
-        connection = self._connection
-        own = Ids(self.ids, epoch=self.epoch)
+        connection, own = self._connection, self.own
         tokens = await recipes_events.tokens(connection.events)
         for name, (method, make) in PAGES.items():
             request = make(own)
@@ -737,7 +741,7 @@ class Furnishing:
             assert tokens[name], f"{name}: {method} has one page"
         tokens |= {name: await self._slot(own, hour) for name, hour in SLOTS.items()}
         nobodys = {recipes_events.CURSOR: recipes_events.first_cursor("booking")}
-        return Member(self.school.org_id, Ids(self.ids, tokens, nobodys, self.epoch))
+        return Member(self.school.org_id, replace(own, tokens=tokens, nobodys=nobodys))
 
     async def _slot(self, own: Ids, hour: float) -> str:
         request = pb.SearchSlotsRequest(

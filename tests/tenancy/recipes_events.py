@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 from driveflow.events.v1 import events_pb2 as pb
 from driveflow.events.v1.events_pb2_grpc import EventServiceStub
 from tests.tenancy.schools import Recipes
+from tests.tracking.stories import eventually
 
 SERVICE = "driveflow.events.v1.EventService"
 PAGES, CURSOR = "outbox_pages", "cursor"
@@ -34,8 +35,11 @@ def is_caught_up(message: Message) -> bool:
 
 
 async def tokens(stub: EventServiceStub) -> dict[str, str]:
-    """Of a school: its next page of events, and the cursor of its first one."""
-    page = await stub.ListEvents(pb.ListEventsRequest(page_size=1))
+    """Of a school with two events: its next page of them, and the cursor of its first one."""
+    page = await eventually(
+        lambda: stub.ListEvents(pb.ListEventsRequest(page_size=1)),
+        lambda page: page.next_page_token != "",
+    )
     everything = await stub.ListEvents(pb.ListEventsRequest(page_size=1_000))
     return {PAGES: page.next_page_token, CURSOR: everything.events[-1].cursor}
 

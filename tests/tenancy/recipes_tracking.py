@@ -147,7 +147,8 @@ async def furnished(tracking: Tracking, org_id: uuid.UUID) -> Member:
         await stub.UploadTripPoints(
             pb.UploadTripPointsRequest(upload_id=each, gateway=SECRET, batches=batches)
         )
-    await stub.EndTrip(pb.EndTripRequest(trip_id=trips[0].id))
+    for trip in (trips[0], trips[2]):
+        await stub.EndTrip(pb.EndTripRequest(trip_id=trip.id))
     trip_pages = await stub.ListTrips(pb.ListTripsRequest(page_size=1))
     of_trip: dict[str, Any] = {"trip_id": trips[0].id, "page_size": 1}
     point_pages = await stub.ListTripPoints(pb.ListTripPointsRequest(**of_trip))
@@ -161,5 +162,6 @@ async def furnished(tracking: Tracking, org_id: uuid.UUID) -> Member:
         "rejected_pages": rejected_pages.next_page_token,
         **await recipes_events.tokens(connection.events),
     }
+    assert all(tokens.values())
     nobodys = {recipes_events.CURSOR: recipes_events.first_cursor("tracking")}
     return Member(org_id, Ids(dict(zip(NAMES, named, strict=True)), tokens, nobodys))

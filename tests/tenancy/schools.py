@@ -28,6 +28,8 @@ SECRET = "Hush"
 """Begins every text that the other school keeps, and nothing that is said to this one."""
 UUID_TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 OF_THE_MOMENT = re.compile(r"\s*\b(?:seconds|nanos|year|etag|slot_token): \S+")
+CAUGHT_UP = re.compile(r"caught_up \{\s*cursor: \S+")
+"""Moves on with everybody's events."""
 NO_TOKEN = "AAAA"
 NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -152,14 +154,15 @@ class Kit:
         """Of the same subject in each school, as a gateway that serves two schools would be."""
         return self.running.token(org_id, ALL_SCOPES, subject)
 
-    def rows(self, org_id: UUID) -> dict[str, str]:
-        """All that the schema keeps of a school, table by table."""
+    def rows(self, org_id: UUID, *, of_others: bool = False) -> dict[str, str]:
+        """All that the schema keeps of a school, or of all others, table by table."""
+        compare = sql.SQL("<>" if of_others else "=")
         with psycopg.connect(self.running.database.admin_dsn) as admin:
             admin.execute("SET default_transaction_read_only = on")
             tables = admin.execute(_TABLES, [self.schema]).fetchall()
             found = {}
             for table, column in tables:
-                row = admin.execute(_dump(self.schema, table, column), [org_id]).fetchone()
+                row = admin.execute(_dump(self.schema, table, column, compare), [org_id]).fetchone()
                 found[table] = str(row[0]) if row else ""
             return found
 
@@ -174,12 +177,12 @@ SELECT c.relname, CASE c.relname WHEN 'Org' THEN 'id' ELSE 'orgId' END
 """
 
 
-def _dump(schema: str, table: str, column: str) -> sql.Composed:
+def _dump(schema: str, table: str, column: str, compare: sql.SQL) -> sql.Composed:
     query = sql.SQL(
         "SELECT coalesce(string_agg(r::text, E'\\n' ORDER BY r::text), '')"
-        " FROM {}.{} AS r WHERE {} = %s"
+        " FROM {}.{} AS r WHERE {} {} %s"
     )
-    return query.format(*map(sql.Identifier, (schema, table, column)))
+    return query.format(*map(sql.Identifier, (schema, table, column)), compare)
 
 
 def told(answer: Answer, ids: Ids, *, made: bool) -> tuple[object, ...]:
@@ -187,7 +190,7 @@ def told(answer: Answer, ids: Ids, *, made: bool) -> tuple[object, ...]:
 
     Of what was `made` ids and times are left out: each has its own.
     """
-    said = [ids.erased_from(str(message)) for message in answer.responses]
+    said = [CAUGHT_UP.sub("", ids.erased_from(str(message))) for message in answer.responses]
     if made:
         said = [OF_THE_MOMENT.sub("", UUID_TEXT.sub("-", text)) for text in said]
     refusal = answer.refusal

@@ -5,15 +5,23 @@ Walks every RPC that the contracts declare; one without a recipe fails the test.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import grpc
 import psycopg
 import pytest
 from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
 from psycopg import sql
 
 from libs import access, consistency
 from tests.tenancy import recipes_events
-from tests.tenancy.schools import Kit, Member, Pair, Recipe, leaked, secrets_in, told
+from tests.tenancy.schools import Ids, Kit, Member, Pair, Recipe, leaked, secrets_in, told
+from tests.tracking.stories import eventually
+from tests.walking import Answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -24,44 +32,67 @@ def recipes(kit: Kit, method: MethodDescriptor) -> list[Recipe]:
     return [*kit.recipes[method.name], *kit.strange.get(method.name, ())]
 
 
-async def settled(kit: Kit, pair: Pair) -> None:
-    """Wait until all events of the asking school are told to whoever asks for them."""
-    with psycopg.connect(kit.running.database.admin_dsn) as admin:
-        query = sql.SQL('SELECT count(*) FROM {}."Outbox" WHERE "orgId" = %s')
-        row = admin.execute(query.format(sql.Identifier(kit.schema)), [pair.mine.org_id]).fetchone()
-    assert row is not None
-    method = kit.method("Subscribe")
-    requests = kit.recipes["Subscribe"][0](pair.mine.ids, pair.mine.ids)
-    for _ in range(100):
-        answer = await kit.ask(kit.token(pair.mine.org_id), method, requests)
-        if len(answer.responses) > row[0]:
-            return
-    raise AssertionError("events are still held back")
-
-
 async def ask_everything(kit: Kit, pair: Pair) -> None:
     """Every RPC of schools, once with another's ids and once with ids that nobody has."""
-    token, own = kit.token(pair.mine.org_id), pair.mine.ids
-    secrets = secrets_in(kit.rows(pair.theirs.org_id)) - secrets_in(kit.rows(pair.mine.org_id))
-    assert str(pair.theirs.org_id) in secrets
-    await settled(kit, pair)
-
-    # What makes something is asked last, since others list it; its events are told some time.
-    def order(method: MethodDescriptor) -> tuple[bool, bool]:
-        return method.name in kit.makes, not is_of_events(method)
-
-    for method in sorted(kit.of_schools, key=order):
+    stranger = Stranger(kit, pair.mine, secrets(kit, pair))
+    await stranger.hears_all_events()
+    for method in sorted(kit.of_schools, key=partial(order, kit)):
         for recipe in recipes(kit, method):
-            answers = []
-            for ids in (pair.theirs.ids, pair.theirs.ids.absent()):
-                answer = await kit.ask(token, method, recipe(ids, own))
-                assert leaked(answer, secrets, ids) == set(), method.full_name
-                answers.append(told(answer, ids, made=method.name in kit.makes))
-            assert answers[0] == answers[1], method.full_name
+            of_theirs = await stranger.is_told(method, recipe, pair.theirs.ids)
+            of_nobodys = await stranger.is_told(method, recipe, pair.theirs.ids.absent())
+            assert of_theirs == of_nobodys, method.full_name
 
 
-def is_of_events(method: MethodDescriptor) -> bool:
-    return method.containing_service.full_name == recipes_events.SERVICE
+def secrets(kit: Kit, pair: Pair) -> frozenset[str]:
+    """Every id of a school that the asking one has nothing to do with."""
+    of_others = secrets_in(kit.rows(pair.mine.org_id, of_others=True))
+    found = of_others - secrets_in(kit.rows(pair.mine.org_id))
+    assert str(pair.theirs.org_id) in found
+    return found
+
+
+def order(kit: Kit, method: MethodDescriptor) -> tuple[bool, bool]:
+    """What makes something is asked last, since others list it; its events are told some time."""
+    is_of_events = method.containing_service.full_name == recipes_events.SERVICE
+    return method.name in kit.makes, not is_of_events
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """The school that asks about another's things."""
+
+    kit: Kit
+    member: Member
+    secrets: frozenset[str]
+
+    async def is_told(self, method: MethodDescriptor, recipe: Recipe, ids: Ids) -> object:
+        """What the answer says, which no secret is part of."""
+        requests = recipe(ids, self.member.ids)
+        answer = await self._ask(method, requests)
+        assert leaked(answer, self.secrets, ids) == set(), method.full_name
+        if answer.refusal is None and has_request_id(requests[0]):
+            # Which finds his own answer, not that of another who used the id.
+            assert await self._ask(method, requests) == answer, method.full_name
+        return told(answer, ids, made=method.name in self.kit.makes)
+
+    async def hears_all_events(self) -> None:
+        """Wait until all events of his are told to whoever asks for them."""
+        count = len(self.kit.rows(self.member.org_id)["Outbox"].splitlines())
+        requests = self.kit.recipes["Subscribe"][0](self.member.ids, self.member.ids)
+
+        async def heard() -> int:
+            answer = await self._ask(self.kit.method("Subscribe"), requests)
+            return len(answer.responses)
+
+        # The last response says that there are no more.
+        await eventually(heard, lambda responses: responses == count + 1)
+
+    async def _ask(self, method: MethodDescriptor, requests: Sequence[Message]) -> Answer:
+        return await self.kit.ask(self.kit.token(self.member.org_id), method, requests)
+
+
+def has_request_id(request: Any) -> bool:
+    return bool(getattr(request, "request_id", ""))
 
 
 def reads(method: MethodDescriptor) -> bool:

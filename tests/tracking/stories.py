@@ -59,7 +59,8 @@ class School:
     @asynccontextmanager
     async def second_process(self, **settings: object) -> AsyncIterator[School]:
         """The same school, on another instance of the service beside the first."""
-        async with serving(self.service.database, self.folder, **settings) as running:
+        key, database = self.service.key, self.service.database
+        async with serving(database, self.folder, key=key, **settings) as running:
             yield School(running, self.folder, self.org_id)
 
     async def start_trip(self, start: datetime | None = None) -> pb.Trip:

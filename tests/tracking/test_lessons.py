@@ -120,8 +120,9 @@ async def test_where_nobody_listens_trips_start_unverified(street: Street) -> No
 
 
 async def test_a_booking_that_hangs_keeps_one_trip_waiting_and_not_the_next(
-    street: Street, mute: Mute
+    street: Street, mute: Mute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lessons, "SILENT_S", 60.0)
     async with street.tracking(booking_timeout_s=0.2) as tracking:
         school = School(tracking, street.folder)
         for _ in range(3):
@@ -168,7 +169,7 @@ async def test_a_start_that_is_repeated_answers_as_before_whatever_booking_says_
     street: Street,
 ) -> None:
     request_id, lesson = str(uuid4()), uuid4()
-    async with street.tracking() as tracking:
+    async with street.round_the_corner().tracking() as tracking:
         school = School(tracking, street.folder)
         first = await start(school, lesson, request_id)
     async with street.booking(), street.tracking() as tracking:
@@ -183,7 +184,7 @@ async def test_a_lesson_is_verified_once_booking_answers_again(
     monkeypatch.setattr(maintenance, "EVERY_S", 0.1)
     monkeypatch.setattr(lessons, "SILENT_S", 0.1)
     async with AsyncExitStack() as stack:
-        async with street.booking() as booking:
+        async with street.round_the_corner().booking() as booking:
             booked = await booking_stories.School.furnished(booking)
             lesson = await lesson_of(booked)
         tracking = await stack.enter_async_context(street.tracking())
