@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import json
 import uuid
@@ -64,15 +63,14 @@ class Pages:
         bound.CopyFrom(request)
         bound.ClearField("page_token")
         bound.ClearField("page_size")
-        mac = hmac.new(self._key, digestmod=hashlib.sha256)
-        for part in (
+        parts = (
             request.DESCRIPTOR.full_name.encode(),
             org_id.bytes,
             bound.SerializeToString(deterministic=True),
             body,
-        ):
-            mac.update(len(part).to_bytes(4, "big") + part)
-        return mac.digest()[:_MAC_BYTES]
+        )
+        text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+        return hmac.digest(self._key, text, "sha256")[:_MAC_BYTES]
 
 
 def _bad_token() -> InvalidArgument:

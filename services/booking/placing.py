@@ -161,7 +161,7 @@ class Placing:
         zone = await self.zone_of(org_id)
 
         async def attempt() -> pb.Booking:
-            seen = await store.find_booking(self._orgs.reader(org_id), org_id, move.booking_id)
+            seen = await life.find_booking(self._orgs.reader(org_id), org_id, move.booking_id)
             if seen is None:
                 raise errors.not_found("booking", move.booking_id)
             wanted = move.wanted(seen)

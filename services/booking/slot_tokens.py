@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import struct
 import uuid
@@ -60,7 +59,7 @@ class SlotTokens:
         )
 
     def _mac(self, org_id: uuid.UUID, body: bytes) -> bytes:
-        return hmac.new(self._key, org_id.bytes + body, hashlib.sha256).digest()[:_MAC_BYTES]
+        return hmac.digest(self._key, org_id.bytes + body, "sha256")[:_MAC_BYTES]
 
 
 def _invalid() -> InvalidArgument:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import grpc
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as some
@@ -35,7 +36,7 @@ from driveflow.booking.v1 import directory_pb2 as directory
 from libs.client import refusal
 from libs.server import Server
 from libs.settings import Settings
-from services.booking.__main__ import build
+from services.booking.__main__ import LEADER_LOCK, build
 from tests import postgres
 from tests.booking.calendars import administer
 from tests.booking.serving import Booking
@@ -310,7 +311,7 @@ class Bridge:
 
 @contextmanager
 def bridged(database: Database, folder: Path) -> Iterator[Bridge]:
-    """Run a service until the block ends."""
+    """Run a service until the block ends; it leaves overdue holds as they are."""
     clock, stop = Still(), asyncio.Event()
     began = threading.Event()
     made: list[Bridge] = []
@@ -326,14 +327,16 @@ def bridged(database: Database, folder: Path) -> Iterator[Bridge]:
             await stop.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
-    thread.start()
-    try:
-        assert began.wait(60), "the service does not start"
-        yield made[0]
-    finally:
-        if made:
-            made[0].loop.call_soon_threadsafe(stop.set)
-        thread.join(60)
+    with psycopg.connect(database.admin_dsn, autocommit=True) as leader:
+        leader.execute("SELECT pg_advisory_lock(%s)", (LEADER_LOCK,))
+        thread.start()
+        try:
+            assert began.wait(60), "the service does not start"
+            yield made[0]
+        finally:
+            if made:
+                made[0].loop.call_soon_threadsafe(stop.set)
+            thread.join(60)
 
 
 # --- what is done to both ------------------------------------------------------------------------

@@ -42,11 +42,6 @@ INSERT INTO "Outbox" ("orgId", "aggregateType", "aggregateId", "aggregateVersion
 SELECT %(org_id)s::uuid, 'booking', r.id, 1, 'booking', 'booking.' || r.status, r.told
   FROM row AS r;
 
--- name: find_booking
--- A booking as it is, before it is decided where it goes.
-SELECT {columns} FROM "Booking"
- WHERE "orgId" = %(org_id)s::uuid AND id = %(booking_id)s::uuid;
-
 -- name: expire_overdue
 -- Ends the overdue holds of those who are to be booked, which the constraints can't tell from live
 -- ones. Locked in one order.

@@ -47,7 +47,9 @@ zone AS (
 -- part: taken
 -- From ask (no, "instructorId", busy_lo, busy_hi): taken (no, busy), the times in which live
 -- bookings take the instructor, buffers included. Overdue holds take nothing. The two bounds on
--- "startAt" reach the index, which && can't under row security; a CHECK caps busy at 24 hours.
+-- "startAt" reach the index, which && can't under row security; a CHECK caps busy at 24 hours. The
+-- lower one is a row: two plain bounds are taken for so narrow a range that the school's bookings of
+-- those days seem no more than the instructor's.
 -- Looked up for each of ask: joined, all live bookings of the school would be read.
 taken AS MATERIALIZED (
   SELECT a.no, t.busy
@@ -57,7 +59,8 @@ taken AS MATERIALIZED (
            FROM "Booking" AS b
           WHERE b."orgId" = %(org_id)s::uuid AND b."instructorId" = a."instructorId"
             AND b."startAt" < a.busy_hi + make_interval(hours => 24)
-            AND b."startAt" >= a.busy_lo - make_interval(hours => 24)
+            AND (b."startAt", b.id)
+                >= (a.busy_lo - make_interval(hours => 24), %(first_id)s::uuid)
             AND b.busy && tstzrange(a.busy_lo, a.busy_hi)
             AND (b.status IN ('confirmed', 'in_progress')
                  OR b.status IN ('held', 'requested') AND b."holdExpiresAt" > %(now)s::timestamptz)
@@ -169,43 +172,51 @@ SELECT slot.start_at
 -- wanted is a JSON array of objects; the calendar is judged by the same hours and taken times as a
 -- search. id is the one that a booking gets, and at the time of the transaction. LIMIT 1 keeps each
 -- look-up one by key: how many are wanted is not to be guessed from a JSON array.
-WITH wanted AS (
+WITH ask AS (
   SELECT w.no, w.instructor_id AS "instructorId", w.service_id AS "serviceId",
-         w.student_id AS "studentId", w.vehicle_id AS "vehicleId", w.start_at AS "startAt",
-         w.local_date AS "localDate"
+         w.student_id AS "studentId", w.vehicle_id AS "vehicleId", w.local_date AS "localDate",
+         o."timeZone", o."holdMinutes", o."noticeMinutes", o."platformFeeBps", o.currency,
+         o."suspendedAt", s.id AS "foundService", i.id AS "foundInstructor",
+         st.id AS "foundStudent", st."erasedAt", v.id AS "foundVehicle",
+         v.active AS "vehicleActive", s.active AS "serviceActive", i.active AS "instructorActive",
+         i."calendarVersion", s."durationMin", b.before_min, s."bufferAfterMin", s."slotStepMin",
+         w.start_at AS lo,
+         w.start_at + make_interval(mins => s."durationMin") AS hi,
+         w.start_at - make_interval(mins => b.before_min) AS busy_lo,
+         w.start_at + make_interval(mins => s."durationMin" + s."bufferAfterMin") AS busy_hi
     FROM jsonb_to_recordset(%(wanted)s::jsonb) AS w (
            no int, instructor_id uuid, service_id uuid, student_id uuid, vehicle_id uuid,
            start_at timestamptz, local_date date)
-), ask AS (
-  SELECT w.no, w."instructorId", w."studentId", w."vehicleId", w."startAt" AS lo,
-         w."startAt" + make_interval(mins => s."durationMin") AS hi,
-         s."durationMin", s."bufferAfterMin", s."slotStepMin", s.active AS "serviceActive",
-         greatest(s."bufferBeforeMin", coalesce(i."travelBufferMin", o."travelBufferMin"))
-           AS "bufferBeforeMin",
-         i.active AS "instructorActive", i."calendarVersion",
-         w."startAt" - make_interval(mins => greatest(
-           s."bufferBeforeMin", coalesce(i."travelBufferMin", o."travelBufferMin"))) AS busy_lo,
-         w."startAt" + make_interval(mins => s."durationMin" + s."bufferAfterMin") AS busy_hi
-    FROM wanted AS w
     JOIN "Org" AS o ON o.id = %(org_id)s::uuid
-   CROSS JOIN LATERAL (
-         SELECT s."durationMin", s."bufferBeforeMin", s."bufferAfterMin", s."slotStepMin", s.active
+    LEFT JOIN LATERAL (
+         SELECT s.id, s."durationMin", s."bufferBeforeMin", s."bufferAfterMin", s."slotStepMin",
+                s.active
            FROM "Service" AS s
-          WHERE s."orgId" = %(org_id)s::uuid AND s.id = w."serviceId" LIMIT 1) AS s
+          WHERE s."orgId" = %(org_id)s::uuid AND s.id = w.service_id LIMIT 1) AS s ON true
+    LEFT JOIN LATERAL (
+         SELECT i.id, i."travelBufferMin", i.active, i."calendarVersion"
+           FROM "Instructor" AS i
+          WHERE i."orgId" = %(org_id)s::uuid AND i.id = w.instructor_id LIMIT 1) AS i ON true
+    LEFT JOIN LATERAL (
+         SELECT st.id, st."erasedAt" FROM "Student" AS st
+          WHERE st."orgId" = %(org_id)s::uuid AND st.id = w.student_id LIMIT 1) AS st ON true
+    LEFT JOIN LATERAL (
+         SELECT v.id, v.active FROM "Vehicle" AS v
+          WHERE v."orgId" = %(org_id)s::uuid AND v.id = w.vehicle_id LIMIT 1) AS v ON true
    CROSS JOIN LATERAL (
-         SELECT i."travelBufferMin", i.active, i."calendarVersion" FROM "Instructor" AS i
-          WHERE i."orgId" = %(org_id)s::uuid AND i.id = w."instructorId" LIMIT 1) AS i
+         SELECT greatest(s."bufferBeforeMin",
+                         coalesce(i."travelBufferMin", o."travelBufferMin"))) AS b (before_min)
 ), {hours}, {taken}
-SELECT uuidv7(), now(), o."timeZone", o."holdMinutes", o."noticeMinutes", o."platformFeeBps", o.currency,
-       o."suspendedAt" IS NOT NULL, s.id IS NOT NULL, i.id IS NOT NULL,
-       w."studentId" IS NULL OR st.id IS NOT NULL, st."erasedAt" IS NOT NULL,
-       w."vehicleId" IS NULL OR v.id IS NOT NULL, coalesce(v.active, true),
-       a."serviceActive", a."instructorActive", a."calendarVersion",
-       a."durationMin", a."bufferBeforeMin", a."bufferAfterMin", a."slotStepMin",
+SELECT uuidv7(), now(), a."timeZone", a."holdMinutes", a."noticeMinutes", a."platformFeeBps",
+       a.currency, a."suspendedAt" IS NOT NULL, a."foundService" IS NOT NULL,
+       a."foundInstructor" IS NOT NULL, a."studentId" IS NULL OR a."foundStudent" IS NOT NULL,
+       a."erasedAt" IS NOT NULL, a."vehicleId" IS NULL OR a."foundVehicle" IS NOT NULL,
+       coalesce(a."vehicleActive", true), a."serviceActive", a."instructorActive",
+       a."calendarVersion", a."durationMin", a.before_min, a."bufferAfterMin", a."slotStepMin",
        (SELECT p."priceCents" FROM "RateCardItem" AS p
-         WHERE p."orgId" = %(org_id)s::uuid AND p."serviceId" = w."serviceId"
-           AND p."validFrom" <= w."localDate"
-           AND (p."validTo" IS NULL OR p."validTo" >= w."localDate")),
+         WHERE p."orgId" = %(org_id)s::uuid AND p."serviceId" = a."serviceId"
+           AND p."validFrom" <= a."localDate"
+           AND (p."validTo" IS NULL OR p."validTo" >= a."localDate")),
        h.hours @> tstzrange(a.lo, a.hi),
        coalesce(t.busy && tstzrange(a.busy_lo, a.busy_hi), false)
          OR EXISTS (SELECT FROM ask AS e
@@ -214,7 +225,8 @@ SELECT uuidv7(), now(), o."timeZone", o."holdMinutes", o."noticeMinutes", o."pla
        EXISTS (SELECT FROM "Booking" AS b
                 WHERE b."orgId" = %(org_id)s::uuid AND b."vehicleId" = a."vehicleId"
                   AND b."startAt" < a.busy_hi + make_interval(hours => 24)
-                  AND b."startAt" >= a.busy_lo - make_interval(hours => 24)
+                  AND (b."startAt", b.id)
+                      >= (a.busy_lo - make_interval(hours => 24), %(first_id)s::uuid)
                   AND b.busy && tstzrange(a.busy_lo, a.busy_hi)
                   AND (b.status IN ('confirmed', 'in_progress') OR b.status IN ('held', 'requested')
                        AND b."holdExpiresAt" > %(now)s::timestamptz)
@@ -224,7 +236,9 @@ SELECT uuidv7(), now(), o."timeZone", o."holdMinutes", o."noticeMinutes", o."pla
                        AND e.busy_lo < a.busy_hi AND a.busy_lo < e.busy_hi),
        EXISTS (SELECT FROM "Booking" AS b
                 WHERE b."orgId" = %(org_id)s::uuid AND b."studentId" = a."studentId"
-                  AND b."startAt" < a.hi AND b."startAt" >= a.lo - make_interval(hours => 24)
+                  AND b."startAt" < a.hi
+                  AND (b."startAt", b.id)
+                      >= (a.lo - make_interval(hours => 24), %(first_id)s::uuid)
                   AND b."endAt" > a.lo
                   AND (b.status IN ('confirmed', 'in_progress') OR b.status IN ('held', 'requested')
                        AND b."holdExpiresAt" > %(now)s::timestamptz)
@@ -235,25 +249,12 @@ SELECT uuidv7(), now(), o."timeZone", o."holdMinutes", o."noticeMinutes", o."pla
        EXISTS (SELECT FROM "Booking" AS b
                 WHERE b."orgId" = %(org_id)s::uuid AND b.status IN ('held', 'requested')
                   AND b."holdExpiresAt" <= %(now)s::timestamptz
-                  AND (b."instructorId" = w."instructorId" OR b."vehicleId" = w."vehicleId"
-                       OR b."studentId" = w."studentId"))
-  FROM wanted AS w
-  JOIN "Org" AS o ON o.id = %(org_id)s::uuid
-  LEFT JOIN LATERAL (SELECT s.id FROM "Service" AS s
-                      WHERE s."orgId" = %(org_id)s::uuid AND s.id = w."serviceId" LIMIT 1) AS s ON true
-  LEFT JOIN LATERAL (SELECT i.id FROM "Instructor" AS i
-                      WHERE i."orgId" = %(org_id)s::uuid AND i.id = w."instructorId" LIMIT 1) AS i
-         ON true
-  LEFT JOIN LATERAL (SELECT st.id, st."erasedAt" FROM "Student" AS st
-                      WHERE st."orgId" = %(org_id)s::uuid AND st.id = w."studentId" LIMIT 1) AS st
-         ON true
-  LEFT JOIN LATERAL (SELECT v.id, v.active FROM "Vehicle" AS v
-                      WHERE v."orgId" = %(org_id)s::uuid AND v.id = w."vehicleId" LIMIT 1) AS v
-         ON true
-  LEFT JOIN ask AS a ON a.no = w.no
-  LEFT JOIN hours AS h ON h.no = w.no
-  LEFT JOIN taken AS t ON t.no = w.no
- ORDER BY w.no;
+                  AND (b."instructorId" = a."instructorId" OR b."vehicleId" = a."vehicleId"
+                       OR b."studentId" = a."studentId"))
+  FROM ask AS a
+  JOIN hours AS h ON h.no = a.no
+  JOIN taken AS t ON t.no = a.no
+ ORDER BY a.no;
 
 -- name: explain_hours
 -- The weekly rules and exceptions of the local date, of an instructor, and whether each holds the
@@ -279,7 +280,8 @@ SELECT b.id, b."startAt", b."endAt", b."bufferBeforeMin", b."bufferAfterMin", b.
   FROM "Booking" AS b
  WHERE b."orgId" = %(org_id)s::uuid AND b."instructorId" = %(instructor_id)s::uuid
    AND b."startAt" < %(busy_to)s::timestamptz + make_interval(hours => 24)
-   AND b."startAt" >= %(busy_from)s::timestamptz - make_interval(hours => 24)
+   AND (b."startAt", b.id)
+       >= (%(busy_from)s::timestamptz - make_interval(hours => 24), %(first_id)s::uuid)
    AND b.busy && tstzrange(%(busy_from)s::timestamptz, %(busy_to)s::timestamptz)
    AND (b.status IN ('confirmed', 'in_progress') OR b.status IN ('held', 'requested')
         AND b."holdExpiresAt" > %(now)s::timestamptz) IS TRUE

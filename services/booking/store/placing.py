@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 from psycopg.types.json import Jsonb
 
 from libs import queries
-from libs.orgs import Reader
 from libs.pooling import Connection
 from services.booking import telling
 from services.booking.model.bookings import Booking
@@ -30,12 +29,6 @@ async def place_bookings(
     rows = [_row(each) for each in placed]
     parameters = {"org_id": org_id, "actor": actor, "bookings": Jsonb(rows)}
     await conn.send(SQL.place_bookings, parameters)
-
-
-async def find_booking(conn: Reader, org_id: uuid.UUID, booking_id: uuid.UUID) -> Booking | None:
-    parameters = {"org_id": org_id, "booking_id": booking_id}
-    row = await (await conn.execute(SQL.select("find_booking", COLUMNS), parameters)).fetchone()
-    return None if row is None else booking(row)
 
 
 async def expire_overdue(

@@ -20,6 +20,10 @@ from services.booking.zones import Period
 SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "slots.sql")
 
 
+FIRST_ID = uuid.UUID(int=0)
+"""Less than any booking's."""
+
+
 @dataclass(frozen=True, slots=True)
 class HoursOfDate:
     """A weekly rule or an exception of one date, minutes of the day."""
@@ -64,6 +68,7 @@ async def search_slots(
         "to_at": to_at,
         "now": now,
         "except_ids": [],
+        "first_id": FIRST_ID,
         "after_at": after[0],
         "after_id": after[1],
         "limit": limit,
@@ -98,6 +103,7 @@ async def nearest_slots(
         "earliest": judged.earliest(now),
         "now": now,
         "except_ids": [],
+        "first_id": FIRST_ID,
         **_zone(zone),
     }
     cursor = await conn.execute(SQL.nearest_slots, parameters)
@@ -119,6 +125,7 @@ async def judge_starts(
         "wanted": Jsonb([_wanted(no, each, of) for no, (each, of) in enumerate(wanted)]),
         "now": now,
         "except_ids": list(except_ids),
+        "first_id": FIRST_ID,
         **_zone(zone),
     }
     cursor = await conn.execute(SQL.judge_starts, parameters)
@@ -146,6 +153,7 @@ async def bookings_in_the_way(
         "instructor_id": instructor_id,
         "busy_from": busy_from,
         "busy_to": busy_to,
+        "first_id": FIRST_ID,
         "now": now,
     }
     cursor = await conn.execute(SQL.bookings_in_the_way, parameters)
