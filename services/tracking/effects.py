@@ -20,10 +20,14 @@ AGAIN_FOR = timedelta(hours=1)
 
 
 async def erase_student(conn: Connection, event: Event) -> None:
-    """A student was erased: the ways that his lessons took go, their figures stay."""
+    """A student was erased: the ways that his lessons took go, their figures stay.
+
+    What is on legal hold goes when the hold ends.
+    """
     lesson_ids = [uuid.UUID(text) for text in event.payload["lesson_ids"]]
     trips = await store.erase_trips(conn, event.org_id, lesson_ids)
-    points = await _erase_points(conn, event.org_id, trips)
+    free = [trip for trip in trips if not trip.legal_hold]
+    points = await _erase_points(conn, event.org_id, free)
     await audit.record(
         conn,
         event.org_id,

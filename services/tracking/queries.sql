@@ -360,20 +360,36 @@ UPDATE "Trip" SET "lessonAskedAt" = %(asked_at)s::timestamptz
    AND NOT "lessonVerified";
 
 -- name: erase_trips
--- Takes the way out of trips of a student's lessons; their figures stay.
+-- Takes the way out of trips of a student's lessons; their figures stay. A trip on legal hold is
+-- marked, and erased when the hold ends.
 UPDATE "Trip"
-   SET route = NULL, "minLat" = NULL, "minLng" = NULL, "maxLat" = NULL, "maxLng" = NULL,
-       "erasedAt" = now(), "pointsDroppedAt" = coalesce("pointsDroppedAt", now()),
-       version = version + 1, "updatedAt" = now()
+   SET route = CASE WHEN "legalHold" THEN route END,
+       "minLat" = CASE WHEN "legalHold" THEN "minLat" END,
+       "minLng" = CASE WHEN "legalHold" THEN "minLng" END,
+       "maxLat" = CASE WHEN "legalHold" THEN "maxLat" END,
+       "maxLng" = CASE WHEN "legalHold" THEN "maxLng" END,
+       "pointsDroppedAt" = CASE WHEN "legalHold" THEN "pointsDroppedAt"
+                                ELSE coalesce("pointsDroppedAt", now()) END,
+       "erasedAt" = now(), version = version + 1, "updatedAt" = now()
  WHERE "orgId" = %(org_id)s::uuid AND "lessonId" = ANY (%(lesson_ids)s::uuid[])
    AND "erasedAt" IS NULL
 RETURNING id, "startedAt", "endedAt", "legalHold";
+
+-- name: erase_released_trip
+-- A trip that was to be erased while it was on hold, and no longer is: its points go with the next
+-- round of the sweep.
+UPDATE "Trip"
+   SET route = NULL, "minLat" = NULL, "minLng" = NULL, "maxLat" = NULL, "maxLng" = NULL,
+       "pointsDroppedAt" = coalesce("pointsDroppedAt", now()), "erasedAt" = now()
+ WHERE "orgId" = %(org_id)s::uuid AND id = %(trip_id)s::uuid AND "erasedAt" IS NOT NULL
+   AND NOT "legalHold";
 
 -- name: erased_trips
 -- Trips that were erased a while ago: points that were under way then may have come after.
 SELECT id, "startedAt", "endedAt", "legalHold"
   FROM "Trip"
- WHERE "orgId" = %(org_id)s::uuid AND "erasedAt" > %(erased_after)s::timestamptz;
+ WHERE "orgId" = %(org_id)s::uuid AND "erasedAt" > %(erased_after)s::timestamptz
+   AND NOT "legalHold";
 
 -- name: erase_points
 -- Points of a trip in its window, a few at a time.

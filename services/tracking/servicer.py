@@ -171,6 +171,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
                 trip = _found(
                     await store.set_legal_hold(conn, org_id, trip_id, request.hold), trip_id
                 )
+                await store.erase_released_trip(conn, org_id, trip_id)
                 await audit.record(
                     conn,
                     org_id,

@@ -793,6 +793,10 @@ async def erase_trips(
     return [ErasedTrip(*row) for row in rows]
 
 
+async def erase_released_trip(conn: Connection, org_id: uuid.UUID, trip_id: uuid.UUID) -> None:
+    await conn.send(SQL.erase_released_trip, {"org_id": org_id, "trip_id": trip_id})
+
+
 async def erased_trips(
     conn: Connection, org_id: uuid.UUID, erased_after: datetime
 ) -> list[ErasedTrip]:

@@ -16,6 +16,7 @@ from driveflow.booking.v1 import directory_pb2 as pb
 from driveflow.booking.v1.booking_pb2_grpc import BookingServiceStub
 from driveflow.booking.v1.directory_pb2_grpc import DirectoryServiceStub
 from libs import issuer
+from libs.client import Connection
 from tests.booking.serving import Booking
 from tests.tracking.stories import eventually, refused, rows
 
@@ -40,6 +41,8 @@ class School:
     lesson: pb.Service = field(default_factory=pb.Service)
     """Lesson 60: an hour for 8,000 minor units, without buffers of its own."""
     rate_card: pb.RateCard = field(default_factory=pb.RateCard)
+    connections: dict[tuple[str, tuple[str, ...]], Connection] = field(default_factory=dict)
+    """One for each who speaks: to open one takes longer than most calls."""
 
     @classmethod
     async def founded(cls, service: Booking, zone: str = ZONE, **settings: Any) -> School:
@@ -84,13 +87,19 @@ class School:
         self, subject: str = "office", scopes: tuple[str, ...] = SCOPES
     ) -> DirectoryServiceStub:
         """DirectoryService as someone of the school calls it."""
-        return self.service.directory(self.token(subject, scopes))
+        return self._connected(subject, scopes).directory
 
     def bookings(
         self, subject: str = "office", scopes: tuple[str, ...] = SCOPES
     ) -> BookingServiceStub:
         """BookingService as someone of the school calls it."""
-        return self.service.bookings(self.token(subject, scopes))
+        return self._connected(subject, scopes).bookings
+
+    def _connected(self, subject: str, scopes: tuple[str, ...]) -> Connection:
+        key = (subject, scopes)
+        if key not in self.connections:
+            self.connections[key] = self.service.connect(self.token(subject, scopes))
+        return self.connections[key]
 
     async def neighbour(self) -> School:
         """Another furnished school on the same service."""

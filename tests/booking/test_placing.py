@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from driveflow.booking.v1 import booking_pb2 as pb
@@ -486,6 +487,20 @@ async def test_what_is_over_does_not_move(school: School) -> None:
     await school.bookings().CancelBooking(pb.CancelBookingRequest(booking_id=booking.id))
     call = reschedule(school, booking, start_time=at(morning(school, 4)))
     assert await reason_of(call) == ("FAILED_PRECONDITION", "INVALID_TRANSITION")
+
+
+async def test_a_hold_that_moves_lasts_until_its_start_at_most(school: School) -> None:
+    await school.directory().UpdateOrganization(
+        directory.UpdateOrganizationRequest(
+            organization=directory.Organization(hold_minutes=1_440, notice_minutes=0),
+            update_mask=FieldMask(paths=["hold_minutes", "notice_minutes"]),
+        )
+    )
+    start = school.local(school.today() + timedelta(days=1), 15 * 60)
+    school.service.clock.set(start - timedelta(hours=6))
+    held = await hold(school, start + timedelta(days=3))
+    moved = await reschedule(school, held, start_time=at(start))
+    assert moved.hold_expire_time == at(start)
 
 
 async def test_a_move_to_another_instructor_frees_the_first(school: School) -> None:

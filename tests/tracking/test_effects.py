@@ -13,6 +13,7 @@ import pytest
 
 from driveflow.events.v1 import events_pb2
 from driveflow.tracking.v1 import tracking_pb2 as pb
+from libs import issuer
 from services.tracking import effects, summaries
 from tests.libs import eventing
 from tests.libs.eventing import Platform, Subscriber, until
@@ -104,6 +105,26 @@ async def test_an_erased_students_ways_go_and_the_figures_of_his_trips_stay(
     assert route.point_count == 0
     ((_, after),) = await school.rows(AUDITED, "erase_trips", school.org_id)
     assert after == {"trip_ids": [trip.id], "on_legal_hold": [], "points": 120}
+
+
+async def test_what_is_on_legal_hold_is_erased_when_the_hold_ends(neighbours: Neighbours) -> None:
+    school, lesson = neighbours.school(), str(uuid4())
+    trip = await lesson_drive(school, lesson)
+    operator = neighbours.tracking.stub(
+        neighbours.tracking.token(school.org_id, issuer.OPS_SCOPES, "operator")
+    )
+    await operator.SetLegalHold(pb.SetLegalHoldRequest(trip_id=trip.id, hold=True))
+    await neighbours.erase(school, lesson)
+    assert (await left(school, trip))["TripPoint"] == 120
+    assert len(await school.points(trip)) == 120
+
+    await operator.SetLegalHold(pb.SetLegalHoldRequest(trip_id=trip.id, hold=False))
+    database = neighbours.tracking.database
+    async with eventing.orgs_of("tracking", database, school.folder) as orgs:
+        async with orgs.write(school.org_id) as conn:
+            await effects.erase_again(conn, school.org_id, now())
+    assert set((await left(school, trip)).values()) == {0}
+    assert (await school.trip(trip)).summary.route == ""
 
 
 async def test_other_lessons_and_schools_keep_their_ways(neighbours: Neighbours) -> None:

@@ -67,11 +67,13 @@ UPDATE "Booking" SET status = 'expired', version = version + 1, "updatedAt" = no
 RETURNING {columns}, old.status;
 
 -- name: move_booking
--- Moves a booking that is locked and was judged.
+-- Moves a booking that is locked and was judged. One that waits does so until its start at most.
 UPDATE "Booking"
    SET "instructorId" = %(instructor_id)s::uuid, "vehicleId" = %(vehicle_id)s::uuid,
        "startAt" = %(start_at)s::timestamptz, "endAt" = %(end_at)s::timestamptz,
        "bufferBeforeMin" = %(buffer_before_min)s::int, "bufferAfterMin" = %(buffer_after_min)s::int,
+       "holdExpiresAt" = CASE WHEN status IN ('held', 'requested')
+                              THEN least("holdExpiresAt", %(start_at)s::timestamptz) END,
        "originalStartAt" = coalesce("originalStartAt", "startAt"),
        "rescheduleCount" = "rescheduleCount" + 1, version = version + 1, "updatedAt" = now()
  WHERE "orgId" = %(org_id)s::uuid AND id = %(booking_id)s::uuid

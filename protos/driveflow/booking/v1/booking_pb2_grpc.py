@@ -418,7 +418,8 @@ class BookingServiceServicer:
         """Puts a student on the waitlist. As soon as a slot within the entry's times is free it is held for the
         first student who waits for it, for the school's hold time (event waitlist.offered).
         Errors: NOT_FOUND (student, service, instructor); INVALID_ARGUMENT END_BEFORE_START,
-        START_TIME_IN_PAST, SEARCH_RANGE_TOO_LONG; FAILED_PRECONDITION STUDENT_ERASED, ORG_SUSPENDED.
+        START_TIME_IN_PAST, START_TIME_TOO_FAR, SEARCH_RANGE_TOO_LONG; FAILED_PRECONDITION
+        STUDENT_ERASED, ORG_SUSPENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -154,7 +154,8 @@ class BookingServiceStub:
     """Puts a student on the waitlist. As soon as a slot within the entry's times is free it is held for the
     first student who waits for it, for the school's hold time (event waitlist.offered).
     Errors: NOT_FOUND (student, service, instructor); INVALID_ARGUMENT END_BEFORE_START,
-    START_TIME_IN_PAST, SEARCH_RANGE_TOO_LONG; FAILED_PRECONDITION STUDENT_ERASED, ORG_SUSPENDED.
+    START_TIME_IN_PAST, START_TIME_TOO_FAR, SEARCH_RANGE_TOO_LONG; FAILED_PRECONDITION
+    STUDENT_ERASED, ORG_SUSPENDED.
     """
     LeaveWaitlist: _aio.UnaryUnaryMultiCallable[_booking_pb2.LeaveWaitlistRequest, _booking_pb2.WaitlistEntry]
     """Takes a student off the waitlist; a booking that was offered stays until it is cancelled or expires.
@@ -457,7 +458,8 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts a student on the waitlist. As soon as a slot within the entry's times is free it is held for the
         first student who waits for it, for the school's hold time (event waitlist.offered).
         Errors: NOT_FOUND (student, service, instructor); INVALID_ARGUMENT END_BEFORE_START,
-        START_TIME_IN_PAST, SEARCH_RANGE_TOO_LONG; FAILED_PRECONDITION STUDENT_ERASED, ORG_SUSPENDED.
+        START_TIME_IN_PAST, START_TIME_TOO_FAR, SEARCH_RANGE_TOO_LONG; FAILED_PRECONDITION
+        STUDENT_ERASED, ORG_SUSPENDED.
         """
 
     @_abc_1.abstractmethod
