@@ -120,9 +120,11 @@ async def test_what_is_on_legal_hold_is_erased_when_the_hold_ends(neighbours: Ne
 
     await operator.SetLegalHold(pb.SetLegalHoldRequest(trip_id=trip.id, hold=False))
     database = neighbours.tracking.database
-    async with eventing.orgs_of("tracking", database, school.folder) as orgs:
-        async with orgs.write(school.org_id) as conn:
-            await effects.erase_again(conn, school.org_id, now())
+    async with (
+        eventing.orgs_of("tracking", database, school.folder) as orgs,
+        orgs.write(school.org_id) as conn,
+    ):
+        await effects.erase_again(conn, school.org_id, now())
     assert set((await left(school, trip)).values()) == {0}
     assert (await school.trip(trip)).summary.route == ""
 
