@@ -47,7 +47,7 @@ def database(template: Database) -> Iterator[Database]:
 @pytest.fixture
 def crashable_database() -> Iterator[Database]:
     """A database on a server of the test's own: `crashable_database.server.embedded.kill9()`."""
-    with postgres.embedded_server() as server:
+    with postgres.embedded_server(postgres.in_memory()) as server:
         yield postgres.make_template(server)
 
 

@@ -63,6 +63,9 @@ def backend() -> str:
     return os.environ.get("DRIVEFLOW_TEST_BACKEND") or ("docker" if _engine() else "embedded")
 
 
+MEMORY_FREE_MIN = 4 * 1024**3
+
+
 @contextmanager
 def running_server() -> Iterator[Server]:
     """The server that `backend` chose; stopped afterwards unless it was there before."""
@@ -73,16 +76,16 @@ def running_server() -> Iterator[Server]:
             with _container() as server:
                 yield server
         case "embedded":
-            with embedded_server() as server:
+            with embedded_server(in_memory()) as server:
                 yield server
         case other:
             raise ValueError(f"DRIVEFLOW_TEST_BACKEND is {other!r}, not docker or embedded")
 
 
 @contextmanager
-def embedded_server() -> Iterator[Server]:
-    """A server of its own, which a test may kill and start again."""
-    folder = Path(tempfile.mkdtemp(prefix="driveflow-test-"))
+def embedded_server(folder_of: Path | None = None) -> Iterator[Server]:
+    """A server of its own, which a test may kill and start again; below `folder_of` or on disk."""
+    folder = Path(tempfile.mkdtemp(prefix="driveflow-test-", dir=folder_of))
     folder.chmod(0o755)
     embedded = EmbeddedPostgres(folder / "postgres", free_port())
     try:
@@ -91,6 +94,16 @@ def embedded_server() -> Iterator[Server]:
     finally:
         embedded.stop()
         shutil.rmtree(folder)
+
+
+def in_memory() -> Path | None:
+    """A file system in memory with room to spare: what is written there is safe at once.
+
+    Durability is on all the same, and tests that kill the server kill no machine.
+    """
+    folder = Path("/dev/shm")  # noqa: S108 (a folder of our own is made in it)
+    roomy = folder.is_dir() and shutil.disk_usage(folder).free > MEMORY_FREE_MIN
+    return folder if roomy and os.access(folder, os.W_OK) else None
 
 
 def make_template(server: Server) -> Database:

@@ -24,7 +24,7 @@ from libs.bootstrap import SERVICES
 from libs.client import Connection
 from libs.healthcheck import status
 from libs.local.paths import ROOT
-from libs.local.postgres import EmbeddedPostgres
+from libs.local.postgres import AS_USER, EmbeddedPostgres
 from libs.local.stack import METRICS_OFFSET, Stack
 from tests.postgres import free_port
 
@@ -310,16 +310,6 @@ def test_a_folder_too_long_for_a_socket_is_no_hindrance() -> None:
         shutil.rmtree(folder)
 
 
-AS_ANOTHER = """
-import os, sys
-user, group, *command = sys.argv[1:]
-os.setgroups([])
-os.setgid(int(group))
-os.setuid(int(user))
-os.execv(command[0], command)
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="is an ordinary user")
 def test_an_ordinary_user_can_do_it_too() -> None:
     nobody = pwd.getpwnam("nobody")
@@ -340,7 +330,7 @@ def test_an_ordinary_user_can_do_it_too() -> None:
                 [
                     sys.executable,
                     "-c",
-                    AS_ANOTHER,
+                    AS_USER,
                     str(nobody.pw_uid),
                     str(nobody.pw_gid),
                     *command,

@@ -29,7 +29,7 @@ SOCKET_FOLDER_BYTES_MAX = 91
 # PostgreSQL refuses to run as root; the first of these that exists runs it instead.
 SERVER_USERS = ("postgres", "nobody")
 # Becomes the program argv[3:] as user argv[1] of group argv[2].
-_AS_USER = """
+AS_USER = """
 import os, sys
 os.setgroups([])
 os.setgid(int(sys.argv[2]))
@@ -176,7 +176,7 @@ class EmbeddedPostgres:
             # subprocess itself would fork to change the user, and gRPC's fork handlers crash such
             # a child of a process with live channels; without that it does not fork but vfork.
             user, group = str(self._user.pw_uid), str(self._user.pw_gid)
-            command = [sys.executable, "-ISc", _AS_USER, user, group, *command]
+            command = [sys.executable, "-ISc", AS_USER, user, group, *command]
         # Output goes to a file: a pipe would stay open in the server and never end.
         with tempfile.TemporaryFile("w+") as output:
             done = subprocess.run(

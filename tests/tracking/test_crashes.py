@@ -38,7 +38,7 @@ POOLED_MAX = 20 + 3 + 1
 @pytest.fixture(scope="module")
 def crashable_template() -> Iterator[Database]:
     """A database to copy from, on a server that tests of this module may kill."""
-    with postgres.embedded_server() as server:
+    with postgres.embedded_server(postgres.in_memory()) as server:
         yield postgres.make_template(server)
 
 
