@@ -15,7 +15,7 @@ from libs.pooling import Connection
 
 KEY = "driveflow-consistency"
 _FORM = re.compile(r"([0-9A-F]{8})/([0-9A-F]{1,8})/([0-9A-F]{1,8})")
-_POSITION = (
+POSITION = (
     b"SELECT /* libs.position */ substr(pg_walfile_name(lsn), 1, 8) || '/' || lsn"
     b" FROM pg_current_wal_insert_lsn() AS lsn"
 )
@@ -68,7 +68,7 @@ def wanted(metadata: Iterable[tuple[str, str | bytes]] | None) -> Token | None:
 
 async def position(conn: Connection) -> Token:
     """Where the primary's log stands; all that is committed now lies before it."""
-    row = await (await conn.execute(_POSITION)).fetchone()
+    row = await (await conn.execute(POSITION)).fetchone()
     if row is None:
         raise RuntimeError("one row was asked for")
     return parse(str(row[0]))

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from libs import calls, scoped
+from libs import calls, consistency, scoped
 from libs.pooling import STATEMENT_TIMEOUT_MS, Connection, Pool, connection
 from libs.scoped import Answer, Params, Sent
 
@@ -20,10 +20,7 @@ SCOPE = (
     b" set_config('statement_timeout', %s, true), set_config('application_name', %s, true)"
 )
 _RESCOPE = b"SELECT /* libs.rescope */ set_config('driveflow.org_id', %s, true)"
-_CONSISTENCY = scoped.statement(
-    b"SELECT /* libs.consistency */ substr(pg_walfile_name(lsn), 1, 8) || '/' || lsn"
-    b" FROM pg_current_wal_insert_lsn() AS lsn"
-)
+_POSITION = scoped.statement(consistency.POSITION)
 
 
 class Reader(Protocol):
@@ -70,7 +67,7 @@ class Orgs:
             conn.begin_writing(_scope(self.pool.name, org_id))
             try:
                 yield conn
-                answer = await conn.commit_writing(_CONSISTENCY)
+                answer = await conn.commit_writing(_POSITION)
             except BaseException:
                 await conn.abandon_writing()
                 raise

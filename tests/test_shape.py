@@ -91,6 +91,11 @@ def test_every_query_has_a_store_function_of_its_name(path: Path) -> None:
     assert functions == {statement.name for statement in statements.read(path)}
 
 
+def test_a_name_says_which_query_it_is() -> None:
+    names = [str(each) for each in STATEMENTS]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_query_is_used() -> None:
     code = "\n".join(path.read_text() for path in MODULES)
     unused = [

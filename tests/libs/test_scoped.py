@@ -162,7 +162,7 @@ async def test_a_write_begins_with_its_first_statement_and_what_was_sent_leaves_
         await conn.send(ADD, BY_SCHOOL)
     assert trips == [
         ["BEGIN", "libs.scope", "INSERT"],
-        ["INSERT", "INSERT", "COMMIT", "libs.consistency"],
+        ["INSERT", "INSERT", "COMMIT", "libs.position"],
     ]
     assert await count(orgs) == 3
 
@@ -170,7 +170,7 @@ async def test_a_write_begins_with_its_first_statement_and_what_was_sent_leaves_
 async def test_a_write_that_only_sends_is_one_trip(orgs: Orgs, trips: list[list[str]]) -> None:
     async with orgs.write(SCHOOL) as conn:
         await conn.send(ADD, BY_SCHOOL)
-    assert trips == [["BEGIN", "libs.scope", "INSERT", "COMMIT", "libs.consistency"]]
+    assert trips == [["BEGIN", "libs.scope", "INSERT", "COMMIT", "libs.position"]]
     assert await count(orgs) == 1
 
 

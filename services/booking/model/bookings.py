@@ -8,8 +8,6 @@ from datetime import datetime, timedelta
 
 from libs.errors import Aborted, FailedPrecondition, InvalidArgument
 
-LIVE = ("held", "requested", "confirmed", "in_progress")
-"""Statuses that keep their time in the calendar."""
 WAITING = ("held", "requested")
 """Statuses that end by themselves at hold_expires_at."""
 
