@@ -117,4 +117,5 @@ async def connection(pool: Pool) -> AsyncIterator[Connection]:
         yield conn
     finally:
         conn.used_at = time.monotonic()
-        await pool.putconn(conn)
+        # The way back waits for the pool's lock: a call cancelled just there would lose it.
+        await asyncio.shield(pool.putconn(conn))

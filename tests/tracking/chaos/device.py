@@ -121,6 +121,7 @@ class Device:
         self._metadata = (("authorization", f"Bearer {token}"),)
         self._unsent: deque[Point] = deque()
         self._inflight: deque[Batch] = deque()
+        self._settled: dict[int, list[Point]] = {}
         self._last = 0
         self._reasons: dict[Point, str] = {}
         self._newest: Stream | None = None
@@ -357,7 +358,9 @@ class Device:
     def _check_rejections(self, ack: pb.UploadAck) -> None:
         sent = {batch.sequence: batch.points for batch in self._inflight}
         for rejection in ack.rejected:
-            batch = sent.get(rejection.sequence, [])
+            # A stream's last answer may be read after a newer call's has settled the same batch.
+            settled = self._settled.get(rejection.sequence, [])
+            batch = sent.get(rejection.sequence, settled)
             point = batch[rejection.index] if rejection.index < len(batch) else None
             reason = pb.RejectionReason.Name(rejection.reason).removeprefix("REJECTION_REASON_")
             if point is None or self._reasons.get(point) != reason:
@@ -372,6 +375,7 @@ class Device:
         self.through = max(self.through, mark)
         while self._inflight and self._inflight[0].sequence <= mark:
             batch = self._inflight.popleft()
+            self._settled[batch.sequence] = batch.points
             self.acknowledged.update(p for p in batch.points if p not in self._reasons)
             self.acknowledged_at = time.monotonic()
 
