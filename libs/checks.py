@@ -13,7 +13,7 @@ from libs.server import WrongStart
 ANSWER_TIMEOUT_S = 3.0
 POSTGRES_VERSION_MIN = 180_000
 # Tables with a column orgId that carry no row-level security, and why; see architecture, tenancy.
-NOT_TENANT_TABLES = ("Outbox", "Tenant")
+NOT_TENANT_TABLES = ("Outbox", "Tenant", "WebhookEvent")
 
 _SETTINGS = b"""
 SELECT /* libs.check_settings */ current_setting('server_version_num')::int,

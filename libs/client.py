@@ -27,6 +27,14 @@ from driveflow.booking.v1 import (
     directory_pb2_grpc,
 )
 from driveflow.events.v1 import events_pb2, events_pb2_grpc
+from driveflow.payments.v1 import (
+    payments_pb2,
+    payments_pb2_grpc,
+    reconciliation_pb2,
+    reconciliation_pb2_grpc,
+    webhooks_pb2,
+    webhooks_pb2_grpc,
+)
 from driveflow.tracking.v1 import tracking_pb2, tracking_pb2_grpc
 from libs.errors import DETAILS_KEY
 
@@ -37,6 +45,9 @@ SERVICES = (
     directory_pb2.DESCRIPTOR.services_by_name["DirectoryService"],
     tracking_pb2.DESCRIPTOR.services_by_name["TrackingService"],
     events_pb2.DESCRIPTOR.services_by_name["EventService"],
+    payments_pb2.DESCRIPTOR.services_by_name["PaymentService"],
+    webhooks_pb2.DESCRIPTOR.services_by_name["WebhookService"],
+    reconciliation_pb2.DESCRIPTOR.services_by_name["ReconciliationService"],
 )
 
 TokenSource: TypeAlias = str | Callable[[], str]
@@ -58,6 +69,9 @@ class Connection:
         self.directory = directory_pb2_grpc.DirectoryServiceStub(self.channel)
         self.tracking = tracking_pb2_grpc.TrackingServiceStub(self.channel)
         self.events = events_pb2_grpc.EventServiceStub(self.channel)
+        self.payments = payments_pb2_grpc.PaymentServiceStub(self.channel)
+        self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(self.channel)
+        self.reconciliation = reconciliation_pb2_grpc.ReconciliationServiceStub(self.channel)
 
     async def close(self) -> None:
         """Cancel the calls under way and close the channel."""

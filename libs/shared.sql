@@ -15,11 +15,47 @@ SELECT "requestHash", response
  WHERE "orgId" = %(org_id)s::uuid AND subject = %(subject)s::text AND method = %(method)s::text
    AND "requestId" = %(request_id)s::uuid;
 
+-- name: find_answer
+-- What the first call with this request id asked (its hash) and was answered, while that counts.
+SELECT "requestHash", response
+  FROM "IdempotencyKey"
+ WHERE "orgId" = %(org_id)s::uuid AND subject = %(subject)s::text AND method = %(method)s::text
+   AND "requestId" = %(request_id)s::uuid AND "expiresAt" >= now();
+
 -- name: answer_request
 -- Keeps the answer of the call that claimed the request id.
 UPDATE "IdempotencyKey" SET response = %(response)s::bytea
  WHERE "orgId" = %(org_id)s::uuid AND subject = %(subject)s::text AND method = %(method)s::text
    AND "requestId" = %(request_id)s::uuid;
+
+-- name: find_requests
+-- What was asked under these request ids before (its hash) and answered, and whether it counts no
+-- longer; in the order in which they are given, none for an id that is new. LIMIT 1 keeps each
+-- look-up one by key.
+SELECT k.no, r."requestHash", r.response, r.expired
+  FROM unnest(%(subjects)s::text[], %(methods)s::text[], %(request_ids)s::uuid[])
+         WITH ORDINALITY AS k (subject, method, id, no)
+ CROSS JOIN LATERAL (
+       SELECT i."requestHash", i.response, i."expiresAt" < now() AS expired
+         FROM "IdempotencyKey" AS i
+        WHERE i."orgId" = %(org_id)s::uuid AND i.subject = k.subject AND i.method = k.method
+          AND i."requestId" = k.id LIMIT 1) AS r;
+
+-- name: forget_request
+-- Makes room for a request id whose answer counts no longer.
+DELETE FROM "IdempotencyKey"
+ WHERE "orgId" = %(org_id)s::uuid AND subject = %(subject)s::text AND method = %(method)s::text
+   AND "requestId" = %(request_id)s::uuid AND "expiresAt" < now();
+
+-- name: remember_requests
+-- Takes request ids and keeps their answers, in one step; fails when one of them is taken.
+INSERT INTO "IdempotencyKey" ("orgId", subject, method, "requestId", "requestHash", response,
+                              "expiresAt")
+SELECT %(org_id)s::uuid, k.subject, k.method, k.id, k.hash, k.response,
+       now() + make_interval(hours => 24)
+  FROM unnest(%(subjects)s::text[], %(methods)s::text[], %(request_ids)s::uuid[],
+              %(hashes)s::bytea[], %(responses)s::bytea[])
+         AS k (subject, method, id, hash, response);
 
 -- name: delete_expired_requests
 -- Sweeps a school's request ids that no longer count, a few at a time.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -12,41 +14,73 @@ import pytest
 import pytest_asyncio
 
 from driveflow.booking.v1 import booking_pb2, directory_pb2
+from driveflow.payments.v1 import payments_pb2
 from libs import issuer
 from libs.client import Connection
 from libs.local import demo
 from libs.local.demo.school import ZONE
+from libs.local.stripe_fake import StripeFake
 from tests import postgres
 from tests.booking.serving import Booking
+from tests.payments.serving import Payments, town
 from tests.postgres import Database
 from tests.serving import Tracking
 from tests.street import Street
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 PATIENCE_S = 20.0
-Services = tuple[Booking, Tracking]
+
+
+@dataclass(frozen=True)
+class Services:
+    """All three, with a fake of Stripe."""
+
+    booking: Booking
+    payments: Payments
+    tracking: Tracking
+    fake: StripeFake
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def services(
     template: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Services]:
+    folder = tmp_path_factory.mktemp("street")
     with postgres.copied(template) as database:
-        street = Street(database, tmp_path_factory.mktemp("street"))
-        async with street.booking() as booking, street.tracking() as tracking:
-            yield booking, tracking
+        street = Street(database, folder)
+        async with town(database, folder) as place, AsyncExitStack() as stack:
+            place.key, place.booking_port = street.key, street.booking_port
+            sources = f"payments=localhost:{place.payments_port}"
+            sources += f",tracking=localhost:{street.tracking_port}"
+            yield Services(
+                await stack.enter_async_context(place.booking(event_sources=sources)),
+                await stack.enter_async_context(place.payments()),
+                await stack.enter_async_context(street.tracking()),
+                place.fake,
+            )
 
 
 async def made(services: Services, now: datetime) -> tuple[demo.Demo, str]:
-    """The school as of a moment, and a token of it."""
-    booking, tracking = services
+    """The school as of a moment, and a token of it.
+
+    Payments keeps the real clock: Stripe signs its webhooks by it.
+    """
+    booking, tracking = services.booking, services.tracking
     booking.clock.set(now)
     tracking.clock.set(now)
 
     def token_of(org_id: UUID) -> str:
         return booking.token(org_id, issuer.TENANT_SCOPES, "demo")
 
-    access = demo.Access(booking.address, tracking.address, booking.ops_token, token_of)
+    access = demo.Access(
+        booking.address,
+        services.payments.address,
+        tracking.address,
+        "sk_test_demo",
+        services.fake.url,
+        booking.ops_token,
+        token_of,
+    )
     found = await demo.seed(access, now)
     return found, token_of(UUID(found.org_id))
 
@@ -65,15 +99,27 @@ async def test_at_any_hour_there_is_something_of_everything(
     services: Services, weekday: int, hour: int, minute: int
 ) -> None:
     _, token = await made(services, next_moment(weekday, hour, minute))
-    async with Connection(services[0].address, token) as connection:
+    async with Connection(services.booking.address, token) as connection:
         request = booking_pb2.ListBookingsRequest(page_size=1_000)
         found = (await connection.bookings.ListBookings(request)).bookings
         waiting = await connection.bookings.ListWaitlist(booking_pb2.ListWaitlistRequest())
     counts = Counter(cut(each) for each in found)
     assert counts["CONFIRMED"] > 40
     assert counts["REQUESTED"] > 10
-    assert (counts["HELD"], counts["CANCELLED"], counts["IN_PROGRESS"]) == (1, 1, 1)
+    assert (counts["HELD"], counts["CANCELLED"], counts["IN_PROGRESS"]) == (3, 1, 1)
+    assert counts["COMPLETED"] == 1
     assert len(waiting.waitlist_entries) == 1
+    async with Connection(services.payments.address, token) as connection:
+        payments = await connection.payments.ListPayments(payments_pb2.ListPaymentsRequest())
+        payouts = await connection.payments.ListPayouts(payments_pb2.ListPayoutsRequest())
+    statuses = [payments_pb2.PaymentStatus.Name(each.status) for each in payments.payments]
+    assert Counter(status.removeprefix("PAYMENT_STATUS_") for status in statuses) == {
+        "SUCCEEDED": 2,
+        "PARTIALLY_REFUNDED": 1,
+        "FAILED": 1,
+        "INTENT_CREATED": 1,
+    }
+    assert [each.status for each in payouts.payouts] == [payments_pb2.PAYOUT_STATUS_PAID]
 
 
 def cut(booking: booking_pb2.Booking) -> str:
@@ -82,7 +128,7 @@ def cut(booking: booking_pb2.Booking) -> str:
 
 async def test_the_lesson_under_way_knows_its_drive(services: Services) -> None:
     found, token = await made(services, datetime.now(UTC))
-    async with Connection(services[0].address, token) as connection:
+    async with Connection(services.booking.address, token) as connection:
         request = booking_pb2.GetLessonRequest(lesson_id=found.lesson_id)
         async with asyncio.timeout(PATIENCE_S):
             while not (lesson := await connection.bookings.GetLesson(request)).trip_id:  # noqa: ASYNC110
@@ -94,7 +140,7 @@ async def test_the_school_ends_up_with_ordinary_rules_and_all_its_people(
     services: Services,
 ) -> None:
     found, token = await made(services, datetime.now(UTC))
-    async with Connection(services[0].address, token) as connection:
+    async with Connection(services.booking.address, token) as connection:
         stub = connection.directory
         org = await stub.GetOrganization(directory_pb2.GetOrganizationRequest())
         people = await stub.ListStudents(directory_pb2.ListStudentsRequest())

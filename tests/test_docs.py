@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from libs.bootstrap import ROLES
 from libs.gateway import dense_track
 from libs.local.paths import ROOT
 from libs.settings import PREFIX, Settings
+from services.payments.__main__ import Settings as PaymentsSettings
 from services.tracking import drive
 from services.tracking.__main__ import Settings as TrackingSettings
 from services.tracking.ingest.judging import REASONS
@@ -31,7 +33,8 @@ def test_the_tables_of_settings_are_those_of_the_code() -> None:
     common = len(Settings.model_fields)
     listed = [(name.lower(), default) for name, default in SETTING.findall(OPERATIONS)]
     assert listed[:common] == defaults(Settings)
-    assert listed[common:] == defaults(TrackingSettings)[common:]
+    of_services = [defaults(kind)[common:] for kind in (TrackingSettings, PaymentsSettings)]
+    assert listed[common:] == [*chain(*of_services)]
 
 
 def defaults(kind: type[Settings]) -> list[tuple[str, str]]:
@@ -48,7 +51,7 @@ def written(default: object) -> str:
 
 
 def test_every_metric_is_listed() -> None:
-    modules = [*ROOT.glob("libs/*.py"), *ROOT.glob("services/**/*.py")]
+    modules = [*ROOT.glob("libs/**/*.py"), *ROOT.glob("services/**/*.py")]
     made = {name for path in modules for name in INSTRUMENT.findall(path.read_text())}
     assert made
     assert made == set(re.findall(r"^\| `([a-z]+\.[a-z_.]+)` \|", OPERATIONS, re.MULTILINE))

@@ -20,7 +20,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^    (\./dev .*)", re.MULTILINE)
 IN_TEXT = re.compile(r"`((?:\./dev|driveflow) [^`]+)`")
-METHOD = re.compile(r"(?:\$[BDT]|(?:Booking|Directory|Tracking)Service)/(\w+)")
+METHOD = re.compile(r"(?:\$[BDPT]|(?:Booking|Directory|Payment|Tracking)Service)/(\w+)")
 FILE = re.compile(r"`([a-z.][\w.-]*/[\w./<>-]*|[\w-]+\.(?:yml|toml|lock))`")
 
 page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -41,7 +41,14 @@ SERVING_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.05
 # Whose events a service takes in.
-SOURCES = {"booking": ("tracking",), "tracking": ("booking",)}
+SOURCES = {
+    "booking": ("tracking", "payments"),
+    "payments": ("booking",),
+    "tracking": ("booking",),
+}
+WEBHOOK_OFFSET = 5  # POST /webhooks/stripe of payments
+STRIPE_OFFSET = 6  # the fake of Stripe's API
+STRIPE_KEY = "sk_test_local"
 LOG_LINES = 20
 
 
@@ -69,12 +76,15 @@ class Stack:
 
     @cached_property
     def secrets(self) -> dict[str, str]:
-        """Passwords by role, and the key of page tokens; made once."""
+        """Passwords by role, the key of page tokens, the secret of webhooks; each made once."""
         path = self.data / "secrets.json"
-        if not path.exists():
-            made = {role: secrets.token_urlsafe(24) for role in LOGINS}
-            issuer.write_private(path, json.dumps(made | {"page_token_key": secrets.token_hex(32)}))
-        return dict(json.loads(path.read_text()))
+        kept = dict(json.loads(path.read_text())) if path.exists() else {}
+        made = {role: secrets.token_urlsafe(24) for role in LOGINS}
+        made["page_token_key"] = secrets.token_hex(32)
+        made["webhook_secret"] = f"whsec_{secrets.token_hex(24)}"
+        if made.keys() - kept.keys():
+            issuer.write_private(path, json.dumps(made | kept))
+        return made | kept
 
     @property
     def token_key(self) -> Path:
@@ -97,6 +107,16 @@ class Stack:
     def metrics_address(self, service: str) -> str:
         """host:port of a service's metrics."""
         return f"127.0.0.1:{self.port_base + METRICS_OFFSET + 1 + SERVICES.index(service)}"
+
+    @property
+    def webhook_address(self) -> str:
+        """host:port at which payments takes Stripe's webhooks."""
+        return f"127.0.0.1:{self.port_base + WEBHOOK_OFFSET}"
+
+    @property
+    def stripe_url(self) -> str:
+        """Where the fake of Stripe's API listens."""
+        return f"http://127.0.0.1:{self.port_base + STRIPE_OFFSET}"
 
     def dsn(self, role: str) -> str:
         """Connection URL of a login role."""
@@ -127,6 +147,7 @@ class Stack:
             "DRIVEFLOW_OPS_DSN": self.dsn("ops"),
             "DRIVEFLOW_JWKS": str(self.jwks),
             "DRIVEFLOW_TOKEN_KEY": str(self.token_key),
+            "DRIVEFLOW_STRIPE_API": self.stripe_url,
         }
 
     @property
@@ -180,6 +201,7 @@ class Stack:
         try:
             self._start_postgres()
             issuer.make_keys(self.data, SERVICES)
+            self._start_stripe()
             for service in SERVICES:
                 self._start_service(service)
             self._wait_serving()
@@ -233,12 +255,12 @@ class Stack:
         path = self.data / "stack.json"
         if port_base is None:
             port_base = self.port_base if path.exists() else PORT_BASE
-        offsets = [0, *range(1, 5), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
+        offsets = [*range(STRIPE_OFFSET + 1), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
         taken = [port_base + offset for offset in offsets if not _is_free(port_base + offset)]
         if taken:
             raise StackFailed(
                 f"port {taken[0]} of 127.0.0.1 is taken; choose others with --port-base N"
-                f" (it uses N to N + 4 and N + 11 to N + 14; now {port_base})"
+                f" (it uses N to N + 6 and N + 11 to N + 14; now {port_base})"
             )
         path.write_text(json.dumps({"port_base": port_base}))
         self.__dict__.pop("port_base", None)
@@ -250,15 +272,34 @@ class Stack:
         for name in migrations.migrate(self.dsn("migrator")):
             say(f"migrated {name}")
 
+    def _start_stripe(self) -> None:
+        """The fake of Stripe, unless the environment has a key for the real one."""
+        if os.environ.get("DRIVEFLOW_STRIPE_KEY"):
+            say("using Stripe itself: DRIVEFLOW_STRIPE_KEY is set")
+            return
+        say(f"starting a fake of Stripe on {self.stripe_url}")
+        arguments = [
+            *("--port", str(self.port_base + STRIPE_OFFSET)),
+            *("--webhook-url", f"http://{self.webhook_address}/webhooks/stripe"),
+            *("--webhook-secret", self.secrets["webhook_secret"]),
+            *("--state", str(self.data / "stripe_fake.db")),
+        ]
+        self._start("stripe_fake", "libs.local.stripe_fake", arguments, self._python())
+
     def _start_service(self, service: str) -> None:
         say(f"starting {service} on {self.address(service)}")
-        path = self.log(service)
+        self._start(service, f"services.{service}", [], self._service_environment(service))
+
+    def _start(
+        self, name: str, module: str, arguments: list[str], environment: dict[str, str]
+    ) -> None:
+        path = self.log(name)
         path.parent.mkdir(exist_ok=True)
         with path.open("w") as log:
-            self.children[service] = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"services.{service}"],
+            self.children[name] = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *arguments],
                 cwd=ROOT,
-                env=os.environ | self._service_environment(service),
+                env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -266,11 +307,16 @@ class Stack:
                 start_new_session=True,
             )
 
-    def _service_environment(self, service: str) -> dict[str, str]:
-        settings = {
+    def _python(self) -> dict[str, str]:
+        return {
             MARK: str(self.data),
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}",
             "PYTHONUNBUFFERED": "1",
+        }
+
+    def _service_environment(self, service: str) -> dict[str, str]:
+        settings = {
+            **self._python(),
             "DRIVEFLOW_LISTEN": self.address(service),
             "DRIVEFLOW_METRICS_LISTEN": self.metrics_address(service),
             "DRIVEFLOW_DSN": self.dsn(service),
@@ -289,6 +335,21 @@ class Stack:
             settings["DRIVEFLOW_INGEST_DSN"] = self.dsn("tracking_ingest")
             settings["DRIVEFLOW_MAINTENANCE_DSN"] = self.dsn("tracking_maintenance")
             settings["DRIVEFLOW_BOOKING_ADDRESS"] = self.address("booking")
+        if service == "payments":
+            settings |= self._payments_environment()
+        return settings
+
+    def _payments_environment(self) -> dict[str, str]:
+        settings = {
+            "DRIVEFLOW_BOOKING_ADDRESS": self.address("booking"),
+            "DRIVEFLOW_WEBHOOK_LISTEN": self.webhook_address,
+        }
+        if not os.environ.get("DRIVEFLOW_STRIPE_KEY"):
+            settings |= {
+                "DRIVEFLOW_STRIPE_KEY": STRIPE_KEY,
+                "DRIVEFLOW_STRIPE_WEBHOOK_SECRETS": self.secrets["webhook_secret"],
+                "DRIVEFLOW_STRIPE_API_BASE": self.stripe_url,
+            }
         return settings
 
     def _wait_serving(self) -> None:
@@ -308,7 +369,10 @@ class Stack:
             say("filling the demo school")
             access = demo.Access(
                 self.address("booking"),
+                self.address("payments"),
                 self.address("tracking"),
+                os.environ.get("DRIVEFLOW_STRIPE_KEY", STRIPE_KEY),
+                "" if os.environ.get("DRIVEFLOW_STRIPE_KEY") else self.stripe_url,
                 self._ops_token(),
                 self._token_of,
             )

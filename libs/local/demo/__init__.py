@@ -1,4 +1,4 @@
-"""The demo school: people, cars, prices, a fortnight of lessons and some drives, all by RPC."""
+"""The demo school: people, cars, prices, a fortnight of lessons, drives, payments; all by RPC."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grpc
 
 from libs.client import Connection, refusal
 from libs.gateway import GatewayStopped
-from libs.local.demo import drives, lessons, school
+from libs.local.demo import drives, lessons, money, school
 
 
 class DemoRefused(Exception):
@@ -26,6 +26,8 @@ class Demo:
     service_id: str
     instructor_id: str
     lesson_id: str
+    payment_instructor_id: str
+    """To whom something was paid out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,11 @@ class Access:
     """Where the services are, and who may make a school."""
 
     booking: str
+    payments: str
     tracking: str
+    stripe_key: str
+    stripe_url: str
+    """Empty for Stripe itself."""
     ops_token: str
     token_of: Callable[[UUID], str]
     """The token of someone who may do everything in a school."""
@@ -45,7 +51,7 @@ async def seed(access: Access, now: datetime) -> Demo:
         return await _seed(access, now)
     except grpc.aio.AioRpcError as error:
         raise DemoRefused(str(refusal(error))) from error
-    except GatewayStopped as error:
+    except (GatewayStopped, money.MoneyStuck) as error:
         raise DemoRefused(str(error)) from error
 
 
@@ -53,11 +59,19 @@ async def _seed(access: Access, now: datetime) -> Demo:
     async with Connection(access.booking, access.ops_token) as operator:
         org_id = await school.found(operator.directory)
         token = access.token_of(UUID(org_id))
-        async with Connection(access.booking, token) as booking:
+        async with (
+            Connection(access.booking, token) as booking,
+            Connection(access.payments, token) as payments,
+        ):
             made = await school.furnish(booking.directory, now)
+            till = money.till(booking, payments, access.stripe_key, access.stripe_url)
+            await money.open_accounts(booking, made)
+            await money.pay_out_first(till, made, now)
             lesson = await lessons.book(booking, made, now)
+            await money.take_some(till, made)
         async with Connection(access.tracking, token) as tracking:
             await drives.drive(tracking, made, lesson, now)
         # Else an instructor has no figures for the first five minutes.
         await lessons.refresh_figures(operator.bookings)
-    return Demo(org_id, made.lesson.id, made.instructors[0].id, lesson.id)
+    paid = made.instructors[-1].id
+    return Demo(org_id, made.lesson.id, made.instructors[0].id, lesson.id, paid)

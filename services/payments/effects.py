@@ -1,0 +1,100 @@
+"""What payments does about booking's events, each in the transaction that takes it in.
+
+None calls Stripe: what is to be done there is written down, and the sweep does it within seconds.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from libs.events import Effect, Event, tenants
+from libs.pooling import Connection
+from services.payments import books
+from services.payments.model.payments import REFUNDABLE, WAITING, Payment
+from services.payments.store import payments as store
+
+Clock = Callable[[], datetime]
+Call = Callable[[uuid.UUID], None]
+"""Told of a school that has something to be done at Stripe."""
+
+
+async def cancel_unpaid(clock: Clock, conn: Connection, event: Event) -> None:
+    """The booking's hold is over: what was not paid is no longer asked for."""
+    for payment in await _payments(conn, event):
+        await _cancel(conn, event.org_id, payment, clock())
+
+
+async def refund_cancelled(clock: Clock, conn: Connection, event: Event) -> None:
+    """The booking was cancelled: the policy says what goes back of what was paid."""
+    now = clock()
+    for payment in await _payments(conn, event):
+        await _cancel(conn, event.org_id, payment, now)
+        amount = min(int(event.payload["refund_cents"]), payment.refundable_cents)
+        await _refund(conn, event.org_id, payment, amount, "booking_cancelled", now)
+
+
+async def refund_unfulfillable(clock: Clock, conn: Connection, event: Event) -> None:
+    """It was paid when the slot was no longer to be had: all of it goes back."""
+    payment_id = uuid.UUID(event.payload["payment_id"])
+    payment = await store.lock_payment(conn, event.org_id, payment_id)
+    if payment is None:
+        raise LookupError(f"no payment {payment_id}")
+    amount = payment.refundable_cents
+    await _refund(conn, event.org_id, payment, amount, "booking_unfulfillable", clock())
+
+
+async def share_due(clock: Clock, conn: Connection, event: Event) -> None:
+    """The lesson was given: the instructor's share is due, now or as soon as it is paid."""
+    for payment in await _payments(conn, event):
+        if payment.lesson_completed_at is not None or payment.status in {"cancelled", "refunded"}:
+            continue
+        driven = replace(
+            payment,
+            lesson_completed_at=event.create_time,
+            instructor_id=uuid.UUID(event.payload["instructor_id"]),
+            instructor_share_cents=int(event.payload["instructor_share_cents"]),
+        )
+        await books.keep_payment(
+            conn, event.org_id, payment, driven, clock(), action="lesson_completed"
+        )
+
+
+def of_booking(clock: Clock, call: Call) -> dict[str, Effect]:
+    """What payments does, by type of event; `call` is told when Stripe is to be called."""
+
+    def calling(effect: Callable[[Clock, Connection, Event], Awaitable[None]]) -> Effect:
+        async def called(conn: Connection, event: Event) -> None:
+            await effect(clock, conn, event)
+            call(event.org_id)
+
+        return called
+
+    return {
+        **tenants.EFFECTS,
+        "booking.expired": calling(cancel_unpaid),
+        "booking.cancelled": calling(refund_cancelled),
+        "booking.unfulfillable": calling(refund_unfulfillable),
+        "lesson.completed": partial(share_due, clock),
+    }
+
+
+async def _payments(conn: Connection, event: Event) -> list[Payment]:
+    booking_id = uuid.UUID(event.payload["booking_id"])
+    return await store.lock_payments_of_booking(conn, event.org_id, booking_id)
+
+
+async def _cancel(conn: Connection, org_id: uuid.UUID, payment: Payment, now: datetime) -> None:
+    if payment.status in WAITING:
+        cancelled = books.cancelling(payment, now, call_at=now)
+        await books.keep_payment(conn, org_id, payment, cancelled, now, action="cancel")
+
+
+async def _refund(
+    conn: Connection, org_id: uuid.UUID, payment: Payment, amount: int, cause: str, now: datetime
+) -> None:
+    if amount > 0 and payment.status in REFUNDABLE:
+        await books.ask_refund(conn, org_id, payment, amount, now, cause=cause, call_at=now)

@@ -1,0 +1,1 @@
+"""Between the model and protobuf."""

@@ -1,0 +1,1 @@
+"""What payments knows, as frozen values and rules. No I/O."""

@@ -1,0 +1,1 @@
+"""One function for each statement of queries/, by the same name."""

@@ -1,0 +1,103 @@
+"""What happens between booking, payments and Stripe, from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from driveflow.booking.v1 import booking_pb2
+from driveflow.payments.v1 import payments_pb2 as pb
+from tests.payments.stories import PRICE_CENTS, School, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_what_is_paid_as_its_hold_ends_takes_the_slot_again_if_it_is_free(
+    school: School,
+) -> None:
+    booking = await school.hold()
+    payment = await school.ask(booking)
+    async with unheard(school):
+        await school.pay(payment)
+        other = await taken_over(school, booking)
+        await school.cancel(other.id)
+        await eventually(lambda: school.is_booking(booking.id, "CONFIRMED"))
+    assert (await school.payment(payment)).status == pb.PAYMENT_STATUS_SUCCEEDED
+
+
+async def test_what_is_paid_when_another_has_the_slot_is_given_back_in_full(
+    school: School,
+) -> None:
+    booking = await school.hold()
+    payment = await school.ask(booking)
+    async with unheard(school):
+        await school.pay(payment)
+        other = await taken_over(school, booking)
+        await school.until(payment, "REFUNDED")
+    listed = await school.stub().ListRefunds(pb.ListRefundsRequest(payment_id=payment.id))
+    (refund,) = listed.refunds
+    assert refund.amount_cents == PRICE_CENTS
+    assert refund.cause == pb.REFUND_CAUSE_BOOKING_UNFULFILLABLE
+    assert await school.is_booking(booking.id, "EXPIRED")
+    assert await school.is_booking(other.id, "HELD")
+    assert await school.balances() == {}
+
+
+async def test_an_expired_hold_takes_the_request_for_payment_back(school: School) -> None:
+    booking = await school.hold()
+    payment = await school.ask(booking)
+    await taken_over(school, booking)
+    await school.until(payment, "CANCELLED")
+    (intent,) = school.fake.find_intents({"payment_id": payment.id})
+    assert intent["status"] == "canceled"
+
+
+async def test_a_lesson_that_was_given_makes_the_instructors_share_due(school: School) -> None:
+    payment = await school.driven()
+    request = pb.GetInstructorBalanceRequest(instructor_id=school.instructor.id)
+    (balance,) = (await school.stub().GetInstructorBalance(request)).balances
+    assert (balance.owed_cents, balance.due_cents) == (6_800, 6_800)
+    assert await school.unbalanced() == []
+    assert payment.status == pb.PAYMENT_STATUS_SUCCEEDED
+
+
+async def test_what_is_paid_out_shows_in_the_instructors_figures(school: School) -> None:
+    payment = await school.driven()
+    what = pb.PaymentIds(payment_ids=[payment.id])
+    request = pb.CreatePayoutRequest(instructor_id=school.instructor.id, payments=what)
+    request.request_id = payment.id
+    await school.stub().CreatePayout(request)
+    figures = booking_pb2.GetInstructorStatsRequest(instructor_id=school.instructor.id)
+    operator = school.booked.service.bookings(school.booked.service.ops_token)
+
+    async def earned() -> bool:
+        await operator.RefreshInstructorStats(booking_pb2.RefreshInstructorStatsRequest())
+        found = await school.booked.bookings().GetInstructorStats(figures)
+        return found.total_earnings_cents == 6_800
+
+    await eventually(earned)
+
+
+@asynccontextmanager
+async def unheard(school: School) -> AsyncIterator[None]:
+    """Stripe's webhooks come late."""
+    school.fake.hold_webhooks()
+    try:
+        yield
+    finally:
+        school.fake.release_webhooks()
+
+
+async def taken_over(school: School, booking: booking_pb2.Booking) -> booking_pb2.Booking:
+    """The hold of a booking ends, and another student holds its slot."""
+    clock = school.booked.service.clock
+    clock.ahead += timedelta(hours=1)
+    try:
+        return await school.hold(
+            student_id=school.booked.students[1].id, start_time=booking.start_time
+        )
+    finally:
+        clock.ahead -= timedelta(hours=1)
