@@ -10,5 +10,5 @@ placing accepts, unless someone was faster; a booking is made at the price that 
 step of its life is in its history, the audit log and the events.
 
 Emits booking.*, lesson.*, org.*, student.erased and waitlist.offered; takes in tracking's
-trip.completed.
+trip.completed, and payments' payment.succeeded, payout.paid and payout.reversed.
 """

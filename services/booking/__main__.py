@@ -15,6 +15,7 @@ from driveflow.booking.v1 import (
 )
 from libs import background, checks, pooling, server
 from libs.access import Verifier
+from libs.batching import Batches
 from libs.cache import Cache
 from libs.events import Events
 from libs.leader import Leader, at_most_every, per_school
@@ -51,12 +52,13 @@ async def build(
     await checks.open_pools(stack, settings.start_timeout_s, pool)
     await checks.refuse_wrong_start(pool, "booking")
 
-    cache = Cache(pool)
+    cache, batches = Cache(pool), Batches(pool)
     key = settings.page_token_key.get_secret_value().encode()
-    desk = Desk(Orgs(pool), Pages(key), cache, SlotTokens(key), clock)
+    desk = Desk(Orgs(pool, batches), Pages(key), cache, SlotTokens(key), clock)
     events = Events("booking", settings, desk.orgs, clock)
     events.consume("tracking", effects.OF_TRACKING)
-    background.run(stack, cache.run(), maintenance(desk, dsn).run())
+    events.consume("payments", effects.of_payments(clock))
+    background.run(stack, cache.run(), batches.run(), maintenance(desk, dsn).run())
     events.start(stack)
     probe = partial(checks.answer, pool)
     serving = server.Server(settings, Verifier.of(settings), probe=probe)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import partial
 
+from libs import errors
 from libs.events import Effect, Event
 from libs.pooling import Connection
+from services.booking import paid
 from services.booking.store import drives as store
+from services.booking.store import earnings
 
 
 async def drive_of_lesson(conn: Connection, event: Event) -> None:
@@ -32,3 +36,28 @@ async def drive_of_lesson(conn: Connection, event: Event) -> None:
 
 
 OF_TRACKING: Mapping[str, Effect] = {"trip.completed": drive_of_lesson}
+
+
+async def fulfil_booking(conn: Connection, event: Event, *, clock: Callable[[], datetime]) -> None:
+    """A payment has succeeded: its booking takes place, or payments is told that it can't."""
+    told = event.payload
+    booking_id, payment_id = uuid.UUID(told["booking_id"]), uuid.UUID(told["payment_id"])
+    await paid.fulfil(conn, event.org_id, booking_id, payment_id, clock())
+
+
+async def count_payout(conn: Connection, event: Event, *, sign: int) -> None:
+    """An instructor was paid out, or it was taken back: his figures say what he has got."""
+    told = event.payload
+    instructor_id = uuid.UUID(told["instructor_id"])
+    cents = sign * int(told["amount_cents"])
+    if not await earnings.add_earning(conn, event.org_id, instructor_id, cents, told["currency"]):
+        raise errors.not_found("instructor", instructor_id)
+
+
+def of_payments(clock: Callable[[], datetime]) -> Mapping[str, Effect]:
+    """Effects of payments' events; a payment that failed has none, another may follow."""
+    return {
+        "payment.succeeded": partial(fulfil_booking, clock=clock),
+        "payout.paid": partial(count_payout, sign=1),
+        "payout.reversed": partial(count_payout, sign=-1),
+    }

@@ -79,6 +79,35 @@ async def changed(
     await cache.invalidate(conn, org_id, "booking", after.id)
 
 
+async def unfulfillable(
+    conn: Connection,
+    org_id: uuid.UUID,
+    before: Booking,
+    after: Booking,
+    *,
+    payment_id: uuid.UUID,
+    reason: str,
+    actor: str,
+) -> None:
+    """All that is told of a payment for a booking that can't take place; its status stays.
+
+    `reason` is one of docs/booking.md; payments gives the payment back.
+    """
+    why = {"payment_id": str(payment_id), "reason": reason}
+    await audit.record(
+        conn,
+        org_id,
+        "booking",
+        after.id,
+        "decline_payment",
+        before={"version": before.version},
+        after={"version": after.version, **why},
+        actor=actor,
+    )
+    await emit_booking(conn, org_id, after, "booking.unfulfillable", **why)
+    await cache.invalidate(conn, org_id, "booking", after.id)
+
+
 def _told(before: Booking, after: Booking) -> str:
     if before.status == after.status:
         return "rescheduled"

@@ -25,7 +25,9 @@ from services.booking.store import (
     audit,
     bookings,
     directory,
+    earnings,
     hours,
+    life,
     placing,
     slots,
     stats,
@@ -121,7 +123,7 @@ def login(database: Database) -> psycopg.Connection:
 
 def _statements() -> Iterator[Statement]:
     everywhere = (_bookings, _people, _calendar, _slots, _placing, _waitlist, _audit, _stats)
-    for asks in (*everywhere, _generic_only):
+    for asks in (*everywhere, _payments, _generic_only):
         for rpc, ask, indexes in asks():
             sent = explaining.sent(ask)
             name = re.findall(rb"/\* booking\.(\w+) \*/", sent.statement.text)[0].decode()
@@ -324,6 +326,19 @@ def _stats() -> Asked:
         "ListInstructorStats",
         lambda c: stats.list_instructor_stats(c, ORG, after_id=FIRST_ID, limit=LIMIT),
         by_org,
+    )
+
+
+def _payments() -> Asked:
+    yield (
+        "(payments)",
+        lambda c: life.lock_booking(c, ORG, LAST_ID),
+        {"booking_pkey": "orgId id"},
+    )
+    yield (
+        "(payments)",
+        lambda c: earnings.add_earning(c, ORG, INSTRUCTOR, 6_800, "AUD"),
+        {"instructor_pkey": "orgId id"},
     )
 
 

@@ -42,12 +42,12 @@ class Swept:
 
 
 @asynccontextmanager
-async def swept(database: Database, folder: Path) -> AsyncIterator[Swept]:
-    """Run a service whose own processes never lead."""
+async def swept(database: Database, folder: Path, **overrides: str) -> AsyncIterator[Swept]:
+    """Run a service whose own processes never lead; `overrides` are settings."""
     dsn = database.dsn("booking")
     with psycopg.connect(database.admin_dsn, autocommit=True) as taken:
         taken.execute("SELECT pg_advisory_lock(%s)", (LEADER_LOCK,))
-        async with serving(database, folder) as service:
+        async with serving(database, folder, **overrides) as service:
             pool = pooling.create("booking", dsn, Settings(**common_settings(folder), dsn=dsn))
             async with pool:
                 orgs = Orgs(pool)

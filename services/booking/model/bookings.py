@@ -114,9 +114,16 @@ class Booking:
 
     def check_not_overdue(self, now: datetime) -> None:
         """Raise FailedPrecondition when it waits and its time to be confirmed is over."""
-        overdue = self.hold_expires_at is not None and self.hold_expires_at <= now
-        if self.status in WAITING and overdue:
+        if self._is_overdue(now):
             raise hold_expired()
+
+    def has_lapsed(self, now: datetime) -> bool:
+        """Whether it was not confirmed in time, be it marked so already or not."""
+        return self.status == "expired" or self._is_overdue(now)
+
+    def _is_overdue(self, now: datetime) -> bool:
+        over = self.hold_expires_at is not None and self.hold_expires_at <= now
+        return over and self.status in WAITING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

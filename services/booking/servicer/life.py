@@ -6,10 +6,10 @@ import uuid
 from typing import Any
 
 from driveflow.booking.v1 import booking_pb2 as pb
-from libs import audit, calls, errors, idempotency, pages
+from libs import calls, errors, idempotency, pages
 from libs.interceptors import Context
 from libs.pooling import Connection
-from services.booking import guard, telling
+from services.booking import confirming, guard, telling
 from services.booking.messages import bookings as messages
 from services.booking.model.bookings import Booking
 from services.booking.model.directory import Org, org_not_found
@@ -41,9 +41,7 @@ class Life:
             await guard.open_org(conn, org_id)
             before = await _lock(conn, org_id, request)
             before.check_confirmable(self._desk.clock())
-            after = await store.confirm_booking(conn, org_id, before)
-            await _accept_waitlist_entry(conn, org_id, before.id)
-            await telling.changed(conn, org_id, before, after, "confirm")
+            after = await confirming.confirm(conn, org_id, before)
             answer = messages.booking(after)
             await idempotency.remember(conn, org_id, request, answer)
         return answer
@@ -187,19 +185,3 @@ async def _org(conn: Connection, org_id: uuid.UUID) -> Org:
     if org is None:
         raise org_not_found(org_id)
     return org
-
-
-async def _accept_waitlist_entry(
-    conn: Connection, org_id: uuid.UUID, booking_id: uuid.UUID
-) -> None:
-    entry_id = await store.accept_waitlist_entry(conn, org_id, booking_id)
-    if entry_id is not None:
-        await audit.record(
-            conn,
-            org_id,
-            "waitlist_entry",
-            entry_id,
-            "accept",
-            before={"status": "offered"},
-            after={"status": "accepted"},
-        )
