@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 import traceback
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import Any, Protocol
 
 import grpc
 import prometheus_client
@@ -36,15 +38,15 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from prometheus_client import start_http_server
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 from pythonjsonlogger.json import JsonFormatter
 
 from libs import calls
 from libs.settings import Settings, SettingsError
-
-if TYPE_CHECKING:
-    from psycopg_pool import AsyncConnectionPool
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 METRICS_EVERY_MS = 15_000
@@ -76,12 +78,57 @@ def _durations_of_meter(meter: metrics.Meter, name: str, unit: str, description:
 
 
 def _durations_of_prometheus(name: str, description: str, attributes: Sequence[str]) -> Durations:
-    """Where Prometheus alone reads it: prometheus_client takes 1 us a value, the SDK 10."""
+    """Where Prometheus alone reads it: counted in plain numbers, the SDK takes 10 us a value."""
     exported = f"{name.replace('.', '_')}_seconds"
     labels = [attribute.replace(".", "_") for attribute in attributes]
-    histogram = prometheus_client.Histogram(exported, description, labels, buckets=SECONDS)
+    histogram = _Histogram(exported, description, labels)
+    prometheus_client.REGISTRY.register(histogram)
     _state.shutdowns.append(partial(prometheus_client.REGISTRY.unregister, histogram))
-    return lambda attributes: histogram.labels(*attributes.values()).observe
+    return histogram.series
+
+
+class _Histogram(Collector):
+    """Seconds by attributes; values come from the event loop's thread alone."""
+
+    def __init__(self, name: str, description: str, labels: Sequence[str]) -> None:
+        self._name = name
+        self._description = description
+        self._labels = labels
+        self._series: dict[tuple[str, ...], _Series] = {}
+
+    def series(self, attributes: Mapping[str, str]) -> Observe:
+        return self._series.setdefault(tuple(attributes.values()), _Series()).observe
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._description, labels=self._labels)
+        bounds = (*map(floatToGoString, SECONDS), "+Inf")
+        for values, series in [*self._series.items()]:
+            buckets = [*zip(bounds, accumulate([*series.counts]), strict=True)]
+            family.add_metric(values, buckets, series.total)
+        yield family
+
+
+class _Series:
+    """How often which durations were seen."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.total += seconds
+
+
+class _Watched(Protocol):
+    """A pool of connections, psycopg's or another that counts alike."""
+
+    name: str
+
+    def get_stats(self) -> dict[str, int]:
+        """Its figures, by psycopg_pool's names."""
 
 
 @dataclass
@@ -94,7 +141,7 @@ class _State:
     meter: metrics.Meter | None = None
     rpc_duration: Durations | None = None
     query_duration: Durations | None = None
-    pools: list[AsyncConnectionPool[Any]] = field(default_factory=list)
+    pools: list[_Watched] = field(default_factory=list)
     shutdowns: list[Any] = field(default_factory=list)
 
 
@@ -339,7 +386,7 @@ def query_name(query: Any) -> str:
     return rest.partition(" */")[0] if marker else text.split(None, 1)[0].upper() if text else ""
 
 
-def watch_pool(pool: AsyncConnectionPool[Any]) -> None:
+def watch_pool(pool: _Watched) -> None:
     """Export a pool's figures."""
     _state.pools.append(pool)
 

@@ -17,8 +17,10 @@ and in its effects.py:
 
     OF_TRACKING: dict[str, Effect] = {"trip.completed": fill_lesson}
 
-An effect runs in a savepoint, scoped to the event's school. It raises to have the event parked and
-tried again; it opens no transaction, calls no other service, and is quick: a hundred share 30 s.
+An effect is scoped to the event's school, in a transaction of up to a hundred effects. It raises to
+have the event parked and tried again. It may run more than once before it is committed, so it has
+no effect beyond its connection; it opens no transaction, calls no other service, and is quick: a
+hundred share 30 s.
 """
 
 from libs.events import tenants

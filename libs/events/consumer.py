@@ -1,9 +1,10 @@
 """Takes in the events of another service, each effect exactly once.
 
 The cursor moves in the transaction of the effects, so a crash anywhere leaves both done or neither.
-Effects run in the order of the cursor. An event whose effect fails is parked in that transaction,
-and later events of its aggregate join it; the others go on. What is parked is tried again with
-backoff, first of its aggregate first.
+Effects run in the order of the cursor, up to a hundred in a transaction. When one fails nothing of
+its transaction has happened: it is taken again in halves, until the event that fails is alone. That
+one is parked, and later events of its aggregate join it; the others go on. What is parked is tried
+again with backoff, first of its aggregate first.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from libs import orgs, telemetry
 from libs.client import Refusal
 from libs.errors import DomainError, Unavailable, translate
 from libs.events import messages, model, store
+from libs.events.figures import Intake
 from libs.events.model import Effect, Place
 from libs.events.store import Due, Parked
 from libs.gateway.ending import Ending
@@ -40,6 +42,8 @@ RENEW_AFTER_S = 230.0
 """A subscription is renewed at this age; its token lives for at least TOKEN_AT_LEAST_S."""
 TOKEN_AT_LEAST_S = 240.0
 RETRY_EVERY_S = 1.0
+COUNT_EVERY_S = 15.0
+"""What is parked is counted so often, for the metrics."""
 RECONNECT_MIN_S = 0.1
 RECONNECT_MAX_S = 10.0
 BACKOFF_MIN = timedelta(seconds=1)
@@ -56,6 +60,8 @@ NOT_MENDING = (
 """How a subscription ends that an operator must look at."""
 
 Aggregate: TypeAlias = tuple[str, str]
+Received: TypeAlias = tuple[Place, pb.Event]
+"""Where a message leaves its reader; of a caught_up the event is empty, and has no type."""
 Call: TypeAlias = grpc.aio.StreamStreamCall[pb.SubscribeRequest, pb.SubscribeResponse]
 
 
@@ -65,6 +71,14 @@ class SubscriptionEnded(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(str(refusal))
         self.refusal = refusal
+
+
+class EffectRefused(Exception):
+    """An effect raised an answer of the API, whose code says nothing of the database."""
+
+    def __init__(self, error: DomainError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Consumer:
@@ -90,6 +104,7 @@ class Consumer:
         self._orgs = tenants
         self._effects = effects
         self._clock = clock
+        self._figures = Intake(producer)
         self._took = False
         """Whether the subscription under way has had effects."""
         self.topics = sorted({kind.partition(".")[0] for kind in effects})
@@ -168,72 +183,61 @@ class Consumer:
 
         Raises when the database can't be reached; nothing has happened then.
         """
+        await self._take_or_halve([(self._place_of(each), each.event) for each in batch])
+        events = sum(each.HasField("event") for each in batch)
+        self._figures.taken(events, batch[-1].event, self._clock())
+
+    async def _take_or_halve(self, batch: Sequence[Received]) -> None:
+        """In one transaction; what fails is halved until it is alone, and then parked."""
         try:
             await self._take(batch)
         except Exception as error:
             if _is_outage(error):
                 raise
-            await self._take_one_by_one(batch)
+            if len(batch) == 1:
+                await self._take(batch, failed=error)
+                return
+            middle = len(batch) // 2
+            await self._take_or_halve(batch[:middle])
+            await self._take_or_halve(batch[middle:])
 
-    async def _take_one_by_one(self, batch: Sequence[pb.SubscribeResponse]) -> None:
-        """Together they could not be committed: find out which, and park it."""
-        for received in batch:
-            try:
-                await self._take([received])
-            except Exception as error:
-                if _is_outage(error):
-                    raise
-                await self._take([received], failed=error)
-
-    async def _take(
-        self, batch: Sequence[pb.SubscribeResponse], *, failed: Exception | None = None
-    ) -> None:
-        async with connection(self._orgs.pool) as conn, conn.transaction():
-            place = await self._lock(conn)
-            new = [each for each in batch if self._place_of(each) > place]
-            events = [
-                each.event
-                for each in new
-                if each.HasField("event") and each.event.type in self._effects
-            ]
+    async def _take(self, batch: Sequence[Received], *, failed: Exception | None = None) -> None:
+        """All effects, or none of them; one that `failed` before is parked instead."""
+        async with self._orgs.walk("events") as conn:
+            behind = await self._lock(conn)
+            new = [each for each in batch if each[0] > behind]
+            events = [event for _, event in new if event.type in self._effects]
             waiting = await self._waiting(conn, events)
             for event in events:
                 await self._take_event(conn, event, waiting, failed)
             if new:
-                last = self._place_of(new[-1])
-                await store.move_cursor(conn, self._producer, self._name, last)
+                await store.move_cursor(conn, self._producer, self._name, new[-1][0])
 
     async def _take_event(
         self, conn: Connection, event: pb.Event, waiting: set[Aggregate], failed: Exception | None
     ) -> None:
         """One effect, or a place behind the events of its aggregate that failed before."""
-        error = failed
-        aggregate = _aggregate(event)
-        if aggregate in waiting:
+        if _aggregate(event) in waiting:
             await self._park(conn, event, None)
-            return
-        if error is None:
-            error = await self._try(conn, event)
-        if error is not None:
-            waiting.add(aggregate)
-            await self._park(conn, event, error)
+        elif failed is None:
+            await self._have_effect(conn, event)
+        else:
+            self._note_failure(event, failed)
+            await self._park(conn, event, failed)
 
-    async def _try(self, conn: Connection, sent: pb.Event) -> Exception | None:
-        """Have the effect of an event, or nothing of it; returns what went wrong."""
+    async def _have_effect(self, conn: Connection, sent: pb.Event) -> None:
+        """The effect on behalf of the event's school; raises what went wrong."""
+        event = messages.event(sent)
+        await orgs.rescope(conn, event.org_id)
         try:
-            async with conn.transaction():
-                event = messages.event(sent)
-                # Inside the savepoint, whose rollback takes the setting back as well.
-                await orgs.rescope(conn, event.org_id)
-                await self._effects[event.type](conn, event)
-        except Exception as error:
-            if conn.closed or conn.broken:
-                raise
-            telemetry.log_fault(
-                log, "event parked", error, type=sent.type, cursor=sent.cursor, org_id=sent.org_id
-            )
-            return error
-        return None
+            await self._effects[sent.type](conn, event)
+        except DomainError as error:
+            raise EffectRefused(error) from error
+
+    def _note_failure(self, event: pb.Event, error: Exception) -> None:
+        told = {"type": event.type, "cursor": event.cursor, "org_id": event.org_id}
+        telemetry.log_fault(log, "event parked", error, **told)
+        self._figures.failed()
 
     async def _waiting(self, conn: Connection, events: Sequence[pb.Event]) -> set[Aggregate]:
         """The aggregates of these events that have some parked."""
@@ -266,11 +270,15 @@ class Consumer:
 
     async def _retry_forever(self) -> None:
         failing = False
+        count_due = float("-inf")
         while True:
             await asyncio.sleep(RETRY_EVERY_S)
             try:
                 while await self.retry():
                     pass
+                if asyncio.get_running_loop().time() >= count_due:
+                    count_due = asyncio.get_running_loop().time() + COUNT_EVERY_S
+                    await self._count_parked()
                 failing = False
             except Exception as error:  # noqa: BLE001 (it may be better later)
                 if not failing:
@@ -279,32 +287,40 @@ class Consumer:
 
     async def retry(self) -> bool:
         """Try the effect of the parked event that is due longest; whether there was one."""
-        due: Due | None = None
+        due = await self._due()
+        if due is None:
+            return False
         try:
-            async with connection(self._orgs.pool) as conn, conn.transaction():
-                due = await store.due_parked_event(conn, self._producer, self._name, self._clock())
-                if due is None:
-                    return False
-                # With the cursor held no event of its aggregate passes it, and it is tried once.
-                await self._lock(conn)
-                due = await store.due_parked_event(conn, self._producer, self._name, self._clock())
-                if due is not None:
-                    await self._retry(conn, due)
+            await self._retry(due)
         except Exception as error:
-            if due is None or _is_outage(error):
+            if _is_outage(error):
                 raise
-            # It could not be committed, so the failure is noted by itself.
+            self._note_failure(pb.Event.FromString(due.envelope), error)
             async with connection(self._orgs.pool) as conn:
                 await self._postpone(conn, due, error)
-        return due is not None
+        return True
 
-    async def _retry(self, conn: Connection, due: Due) -> None:
-        event = pb.Event.FromString(due.envelope)
-        error = await self._try(conn, event) if event.type in self._effects else None
-        if error is None:
+    async def _count_parked(self) -> None:
+        async with connection(self._orgs.pool) as conn:
+            count, _ = await store.count_parked(conn, self._name)
+        self._figures.parked(count)
+
+    async def _due(self) -> Due | None:
+        async with connection(self._orgs.pool) as conn:
+            return await store.due_parked_event(conn, self._producer, self._name, self._clock())
+
+    async def _retry(self, first: Due) -> None:
+        """The effect of a parked event, which leaves with it; raises what went wrong."""
+        async with self._orgs.walk("events") as conn:
+            # With the cursor held no event of its aggregate passes it, and it is tried once.
+            await self._lock(conn)
+            due = await store.due_parked_event(conn, self._producer, self._name, self._clock())
+            if due is None or due.place != first.place:
+                return
+            event = pb.Event.FromString(due.envelope)
+            if event.type in self._effects:
+                await self._have_effect(conn, event)
             await store.unpark_event(conn, self._producer, self._name, due.place)
-        else:
-            await self._postpone(conn, due, error)
 
     async def _postpone(self, conn: Connection, due: Due, error: Exception) -> None:
         await store.postpone_parked_event(
@@ -389,8 +405,8 @@ def _cursor(received: pb.SubscribeResponse) -> str:
 
 def _kind(error: Exception) -> str:
     """What may be stored of an error: no words of a driver, which hold values."""
-    if isinstance(error, DomainError):
-        return error.reason
+    if isinstance(error, EffectRefused):
+        return error.error.reason
     reason = translate(error).reason
     return f"{type(error).__qualname__} {reason}"[:200]
 

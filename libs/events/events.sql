@@ -107,16 +107,25 @@ SELECT topic FROM "Outbox" WHERE topic > %(topic)s::text ORDER BY topic LIMIT 1;
 
 -- name: mark_processed
 -- platform: events of a topic that every consumer has passed, a few at a time. Only those that may
--- be sent: an event that is processed no longer keeps those of slower transactions behind it.
-UPDATE "Outbox" AS o SET "processedAt" = %(now)s::timestamptz
-  FROM (SELECT "xactId", id FROM "Outbox"
-         WHERE "processedAt" IS NULL AND topic = %(topic)s::text
-           AND ("xactId", id) <= (%(xact)s::text::xid8, %(id)s::bigint)
-           AND "xactId" < pg_snapshot_xmin(pg_current_snapshot())
-         ORDER BY "xactId", id
-         LIMIT %(limit)s::int
-           FOR UPDATE SKIP LOCKED) AS passed
- WHERE o."xactId" = passed."xactId" AND o.id = passed.id;
+-- be sent: an event that is processed no longer keeps those of slower transactions behind it. And
+-- only those behind a place up to which all are marked: while an old snapshot is about somewhere,
+-- the index goes on naming them.
+WITH passed AS (
+  SELECT "xactId", id FROM "Outbox"
+   WHERE "processedAt" IS NULL AND topic = %(topic)s::text
+     AND ("xactId", id) > (%(from_xact)s::text::xid8, %(from_id)s::bigint)
+     AND ("xactId", id) <= (%(xact)s::text::xid8, %(id)s::bigint)
+     AND "xactId" < pg_snapshot_xmin(pg_current_snapshot())
+   ORDER BY "xactId", id
+   LIMIT %(limit)s::int
+     FOR UPDATE SKIP LOCKED
+), marked AS (
+  UPDATE "Outbox" AS o SET "processedAt" = %(now)s::timestamptz
+    FROM passed
+   WHERE o."xactId" = passed."xactId" AND o.id = passed.id
+  RETURNING o."xactId", o.id
+)
+SELECT "xactId"::text AS number, id FROM marked ORDER BY "xactId" DESC, id DESC LIMIT 1;
 
 -- name: delete_processed
 -- platform: events of a topic past their keeping, a few at a time; notes how far it has deleted.
@@ -147,12 +156,42 @@ SELECT count(*), min("createdAt")
          ORDER BY "xactId", id
          LIMIT %(limit)s::int) AS pending;
 
--- name: count_held_back
--- platform: events that a transaction under way somewhere keeps from being sent, up to a limit.
+-- name: count_pending_of_topic
+-- platform: how many events of a topic a consumer has not passed, up to a limit, and since when.
+-- None of them is processed, which would take every consumer.
+SELECT count(*), min("createdAt")
+  FROM (SELECT "createdAt" FROM "Outbox"
+         WHERE topic = %(topic)s::text AND "processedAt" IS NULL
+           AND ("xactId", id) > (%(xact)s::text::xid8, %(id)s::bigint)
+         ORDER BY "xactId", id
+         LIMIT %(limit)s::int) AS pending;
+
+-- name: count_processed
+-- platform: how many events of a topic are processed and still kept, up to a limit.
 SELECT count(*)
   FROM (SELECT FROM "Outbox"
+         WHERE topic = %(topic)s::text AND "processedAt" IS NOT NULL
+         LIMIT %(limit)s::int) AS processed;
+
+-- name: count_held_back
+-- platform: events that a transaction under way somewhere keeps from being sent, up to a limit, and
+-- since when.
+SELECT count(*), min("createdAt")
+  FROM (SELECT "createdAt" FROM "Outbox"
          WHERE "xactId" >= pg_snapshot_xmin(pg_current_snapshot())
          LIMIT %(limit)s::int) AS held;
+
+-- name: find_horizon_holder
+-- platform: whose transaction is the oldest of the cluster that writes; all that its role hides is
+-- what it does and since when.
+SELECT pid, coalesce(usename, '')::text AS usename, application_name
+  FROM pg_stat_activity
+ WHERE backend_xid = pg_snapshot_xmin(pg_current_snapshot())::xid
+ UNION ALL
+SELECT 0, owner::text, gid
+  FROM pg_prepared_xacts
+ WHERE transaction = pg_snapshot_xmin(pg_current_snapshot())::xid
+ LIMIT 1;
 
 -- name: read_cursor
 -- How far this service has taken in a producer's events.
@@ -214,6 +253,14 @@ SELECT p."xactId"::text AS number, p."eventId", p.envelope, p.attempts
 DELETE FROM "ParkedEvent"
  WHERE producer = %(producer)s::text AND consumer = %(consumer)s::text
    AND "xactId" = %(xact)s::text::xid8 AND "eventId" = %(id)s::bigint;
+
+-- name: discard_parked_event
+-- It is given up; those behind it are due already, and were only waiting for it.
+DELETE FROM "ParkedEvent"
+ WHERE producer = %(producer)s::text AND consumer = %(consumer)s::text
+   AND "xactId" = %(xact)s::text::xid8 AND "eventId" = %(id)s::bigint
+RETURNING producer, "xactId"::text AS number, "eventId", "aggregateType", "aggregateId",
+          "aggregateVersion", envelope, attempts, "nextAttemptAt", "lastError", "parkedAt";
 
 -- name: postpone_parked_event
 -- Its effect has failed once more.

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from driveflow.events.v1 import events_pb2 as pb
 from libs.events import model
 from libs.events.model import Event, Row
-from libs.events.store import Parked
+from libs.events.store import HorizonHolder, Parked
 
 
 def message(service: str, row: Row) -> pb.Event:
@@ -73,6 +73,16 @@ def parked_event(parked: Parked) -> pb.ParkedEvent:
         next_attempt_time=stamp(parked.next_attempt_at),
         last_error=parked.last_error,
         park_time=stamp(parked.parked_at),
+    )
+
+
+def horizon_holder(holder: HorizonHolder, since: datetime) -> pb.HorizonHolder:
+    """Who keeps events from being sent, the oldest of them since then."""
+    return pb.HorizonHolder(
+        pid=holder.pid,
+        user=holder.user,
+        application_name=holder.application_name,
+        oldest_held_back_time=stamp(since),
     )
 
 

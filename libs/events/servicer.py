@@ -6,21 +6,24 @@ import uuid
 from collections.abc import Callable, Collection
 from datetime import datetime
 
+from google.protobuf import json_format
+
 from driveflow.events.v1 import events_pb2 as pb
 from driveflow.events.v1 import events_pb2_grpc
-from libs import calls, errors, pages
+from libs import audit, calls, errors, pages
 from libs.access import NIL_ORG
-from libs.events import messages, model, store
+from libs.events import messages, model, store, tidy
 from libs.events.feed import Feed
 from libs.events.model import Place, Row
-from libs.events.store import Registered
+from libs.events.store import Parked, Registered
 from libs.events.subscription import Subscription
 from libs.interceptors import Context
-from libs.orgs import Orgs
+from libs.orgs import Orgs, rescope
 from libs.pages import Pages
 from libs.pooling import Connection, connection
 
 COUNT_MAX = 10_000
+PROCESSED_MAX = 100_000
 
 
 class EventServicer(events_pb2_grpc.EventServiceServicer):
@@ -107,14 +110,34 @@ class EventServicer(events_pb2_grpc.EventServiceServicer):
             (parked,) = await store.list_parked_events(conn, self._service, just_before, 1)
         return messages.parked_event(parked)
 
+    async def DiscardParkedEvent(
+        self, request: pb.DiscardParkedEventRequest, context: Context
+    ) -> pb.ParkedEvent:
+        producer = request.producer
+        place = model.place(producer, request.cursor)
+        async with self._orgs.walk("discard event") as conn:
+            if await store.read_cursor(conn, producer, self._service) is None:
+                raise errors.not_found("parked_event", request.cursor)
+            # Whoever tries the event holds the cursor: it is discarded, or it had its effect.
+            await store.lock_cursor(conn, producer, self._service)
+            parked = await store.discard_parked_event(conn, producer, self._service, place)
+            if parked is None:
+                raise errors.not_found("parked_event", request.cursor)
+            await _record(conn, parked, request)
+        return messages.parked_event(parked)
+
     async def GetBacklog(self, request: pb.GetBacklogRequest, context: Context) -> pb.Backlog:
+        backlog = pb.Backlog()
         async with connection(self._orgs.pool) as conn:
-            consumers = await store.list_consumers(conn)
-            backlog = pb.Backlog(
-                consumers=[await self._consumer(conn, consumer) for consumer in consumers],
-                held_back_count=await store.count_held_back(conn, COUNT_MAX),
-            )
+            registered = await store.list_consumers(conn)
+            backlog.consumers.extend([await self._consumer(conn, each) for each in registered])
+            async for topic in tidy.topics(conn):
+                backlog.topics.extend(await _topic(conn, topic, registered))
+            backlog.held_back_count, since = await store.count_held_back(conn, COUNT_MAX)
+            holder = await store.find_horizon_holder(conn) if since is not None else None
             backlog.parked_count, oldest = await store.count_parked(conn, self._service)
+        if holder is not None and since is not None:
+            backlog.horizon_holder.CopyFrom(messages.horizon_holder(holder, since))
         if oldest is not None:
             backlog.oldest_park_time.CopyFrom(messages.stamp(oldest))
         return backlog
@@ -132,6 +155,36 @@ class EventServicer(events_pb2_grpc.EventServiceServicer):
         if oldest is not None:
             backlog.oldest_pending_time.CopyFrom(messages.stamp(oldest))
         return backlog
+
+
+async def _topic(
+    conn: Connection, topic: str, registered: Collection[Registered]
+) -> list[pb.TopicBacklog]:
+    """An entry for each consumer that takes the topic."""
+    kept = await store.count_processed(conn, topic, PROCESSED_MAX)
+    entries = []
+    for consumer in registered:
+        if consumer.takes(topic):
+            entry = pb.TopicBacklog(topic=topic, consumer=consumer.consumer, processed_count=kept)
+            behind = consumer.acknowledged or model.FIRST
+            found = await store.count_pending_of_topic(conn, topic, behind, COUNT_MAX)
+            entry.pending_count, oldest = found
+            if oldest is not None:
+                entry.oldest_pending_time.CopyFrom(messages.stamp(oldest))
+            entries.append(entry)
+    return entries or [pb.TopicBacklog(topic=topic, processed_count=kept)]
+
+
+async def _record(conn: Connection, parked: Parked, request: pb.DiscardParkedEventRequest) -> None:
+    """Note in the log of the event's school that it was given up."""
+    event = pb.Event.FromString(parked.envelope)
+    org_id = uuid.UUID(event.org_id)
+    await rescope(conn, org_id)
+    said = json_format.MessageToDict(event, preserving_proto_field_name=True)
+    after = {"reason": request.reason}
+    await audit.record(
+        conn, org_id, "parked_event", event.cursor, "discard", before=said, after=after
+    )
 
 
 def _processed(state: pb.EventState.ValueType) -> bool | None:

@@ -42,6 +42,16 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
+class HorizonHolder:
+    """Whose transaction is the oldest that writes."""
+
+    pid: int
+    """0 for a prepared transaction."""
+    user: str
+    application_name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """An event that waits for its effect."""
 
@@ -155,11 +165,19 @@ async def next_topic(conn: Connection, behind: str) -> str | None:
 
 
 async def mark_processed(
-    conn: Connection, topic: str, through: Place, now: datetime, limit: int
-) -> int:
-    """Returns how many."""
-    parameters = {**_behind(through), "topic": topic, "now": now, "limit": limit}
-    return (await conn.execute(SQL.mark_processed, parameters)).rowcount
+    conn: Connection, topic: str, behind: Place, through: Place, now: datetime, limit: int
+) -> Place | None:
+    """Returns the last one's place; None when there was none to mark."""
+    parameters = {
+        **_behind(through),
+        "from_xact": str(behind.xact),
+        "from_id": behind.id,
+        "topic": topic,
+        "now": now,
+        "limit": limit,
+    }
+    row = await (await conn.execute(SQL.mark_processed, parameters)).fetchone()
+    return _place(row) if row else None
 
 
 async def delete_processed(conn: Connection, topic: str, before: datetime, limit: int) -> int:
@@ -177,9 +195,27 @@ async def count_pending(
     return int(count), oldest
 
 
-async def count_held_back(conn: Connection, limit: int) -> int:
-    (count,) = await _one(conn, SQL.count_held_back, {"limit": limit})
+async def count_pending_of_topic(
+    conn: Connection, topic: str, behind: Place, limit: int
+) -> tuple[int, datetime | None]:
+    parameters = {**_behind(behind), "topic": topic, "limit": limit}
+    count, oldest = await _one(conn, SQL.count_pending_of_topic, parameters)
+    return int(count), oldest
+
+
+async def count_processed(conn: Connection, topic: str, limit: int) -> int:
+    (count,) = await _one(conn, SQL.count_processed, {"topic": topic, "limit": limit})
     return int(count)
+
+
+async def count_held_back(conn: Connection, limit: int) -> tuple[int, datetime | None]:
+    count, oldest = await _one(conn, SQL.count_held_back, {"limit": limit})
+    return int(count), oldest
+
+
+async def find_horizon_holder(conn: Connection) -> HorizonHolder | None:
+    row = await (await conn.execute(SQL.find_horizon_holder)).fetchone()
+    return HorizonHolder(*row) if row else None
 
 
 # --- the consumer's side -------------------------------------------------------------------------
@@ -250,6 +286,15 @@ async def unpark_event(conn: Connection, producer: str, consumer: str, place: Pl
     await conn.execute(SQL.unpark_event, parameters)
 
 
+async def discard_parked_event(
+    conn: Connection, producer: str, consumer: str, place: Place
+) -> Parked | None:
+    """Returns what it was; None when there is no such event."""
+    parameters = {"producer": producer, "consumer": consumer, **_behind(place)}
+    row = await (await conn.execute(SQL.discard_parked_event, parameters)).fetchone()
+    return _parked(row) if row else None
+
+
 async def postpone_parked_event(
     conn: Connection,
     producer: str,
@@ -287,10 +332,7 @@ async def list_parked_events(
     parameters: dict[str, Any] = {"consumer": consumer, "after_producer": behind[0]}
     parameters |= {**_behind(behind[1]), "limit": limit}
     rows = await (await conn.execute(SQL.list_parked_events, parameters)).fetchall()
-    return [
-        Parked(row[0], _place(row[1:]), row[3], row[4], row[5], bytes(row[6]), *row[7:])
-        for row in rows
-    ]
+    return [_parked(row) for row in rows]
 
 
 async def count_parked(conn: Connection, consumer: str) -> tuple[int, datetime | None]:
@@ -318,6 +360,10 @@ def _between(behind: Place, through: Place, topics: Sequence[str], limit: int) -
 
 def _place(row: Sequence[Any]) -> Place:
     return Place(int(row[0]), row[1])
+
+
+def _parked(row: Sequence[Any]) -> Parked:
+    return Parked(row[0], _place(row[1:]), row[3], row[4], row[5], bytes(row[6]), *row[7:])
 
 
 def _rows(rows: list[tuple[Any, ...]]) -> list[Row]:

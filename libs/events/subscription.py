@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 
 from driveflow.events.v1 import events_pb2 as pb
-from libs import calls, interceptors, telemetry
+from libs import calls, interceptors, telemetry, validation
 from libs.errors import InvalidArgument, PermissionDenied
 from libs.events import messages, model, store
 from libs.events.feed import Feed, Follower
+from libs.events.figures import Delivery
 from libs.events.model import Place
 from libs.orgs import Orgs
 from libs.pooling import connection
@@ -82,7 +83,7 @@ class Subscription:
         first = await self._context.read()
         if first is grpc.aio.EOF or first.WhichOneof("message") != "start":
             raise InvalidArgument("START_EXPECTED", "The first message of a stream is `start`.")
-        interceptors.validate(first.start)
+        validation.validate(first.start)
         return first.start  # type: ignore[no-any-return]
 
     def _whose(self, start: pb.StartSubscription) -> uuid.UUID | None:
@@ -129,14 +130,18 @@ class Subscription:
 
     async def _send(self, follower: Follower) -> None:
         loop = asyncio.get_running_loop()
+        figures = Delivery(self._consumer)
         caught_up_due = float("-inf")
         while True:
             room = await self._wait_for_room()
-            for row in await follower.next(min(room, READ_EVENTS), LOOK_UP_S):
+            rows = await follower.next(min(room, READ_EVENTS), LOOK_UP_S)
+            for row in rows:
                 self._sent.append(row.place)
                 self._told = row.place
                 event = messages.message(self._feed.service, row)
                 await self._context.write(pb.SubscribeResponse(event=event))
+            if rows:
+                figures.sent(len(rows))
             place = follower.caught_up
             first = caught_up_due < 0
             if place is not None and (first or place > self._told) and loop.time() >= caught_up_due:

@@ -37,6 +37,8 @@ class Tidy:
         self._orgs = orgs
         self._consumers = consumers
         self._clock = clock
+        self._marked: dict[str, Place] = {}
+        """Of each topic, up to where nothing is left to mark, but for what others held then."""
 
     async def run(self) -> None:
         """Register the consumers, then mark once a second and delete once a minute, for ever."""
@@ -50,6 +52,7 @@ class Tidy:
                 await self.mark()
                 if asyncio.get_running_loop().time() >= delete_due:
                     await self.delete()
+                    self._marked.clear()
                     delete_due = asyncio.get_running_loop().time() + DELETE_EVERY_S
             except Exception as error:  # noqa: BLE001 (the next round tries again)
                 log.warning("events not tidied", extra={"exception": telemetry.describe(error)})
@@ -66,18 +69,23 @@ class Tidy:
         """Mark the events that every consumer of their topic has passed."""
         async with connection(self._orgs.pool) as conn:
             registered = await store.list_consumers(conn)
-            async for topic in _topics(conn):
-                through = passed(registered, topic)
-                for _ in range(STEPS_MAX):
-                    now = self._clock()
-                    if await store.mark_processed(conn, topic, through, now, STEP_EVENTS) == 0:
-                        break
+            async for topic in topics(conn):
+                await self._mark_topic(conn, topic, passed(registered, topic))
+
+    async def _mark_topic(self, conn: Connection, topic: str, through: Place) -> None:
+        for _ in range(STEPS_MAX):
+            behind = self._marked.get(topic, model.FIRST)
+            now = self._clock()
+            last = await store.mark_processed(conn, topic, behind, through, now, STEP_EVENTS)
+            if last is None:
+                return
+            self._marked[topic] = last
 
     async def delete(self) -> None:
         """Delete the events that were marked 14 days ago or earlier."""
         before = self._clock() - KEPT
         async with connection(self._orgs.pool) as conn:
-            async for topic in _topics(conn):
+            async for topic in topics(conn):
                 for _ in range(STEPS_MAX):
                     if await store.delete_processed(conn, topic, before, STEP_EVENTS) == 0:
                         break
@@ -89,7 +97,7 @@ def passed(registered: Collection[Registered], topic: str) -> Place:
     return min(places, default=model.LAST)
 
 
-async def _topics(conn: Connection) -> AsyncIterator[str]:
+async def topics(conn: Connection) -> AsyncIterator[str]:
     """All topics that there are events of."""
     topic = await store.next_topic(conn, "")
     while topic is not None:

@@ -56,6 +56,9 @@ class Charging:
         asked_at = self._clock()
         intent = await self._ask(org_id, payment)
         payment = await self._keep(org_id, payment, intent, asked_at)
+        if payment.stripe_payment_intent_id != intent.id:
+            # A webhook told of the one that an attempt without an answer had made.
+            intent = await self.get_intent(payment)
         if payment.cancel_requested_at is not None and payment.status in WAITING:
             asked_at = self._clock()
             intent = await self._gateway.cancel_intent(intent.id)
@@ -112,6 +115,8 @@ class Charging:
             before = await store.lock_payment(conn, org_id, payment.id)
             if before is None:
                 raise errors.not_found("payment", payment.id)
+            if before.stripe_payment_intent_id not in (None, intent.id):
+                return before
             fresh = before.version == payment.version
             after = before.learnt(intent, at, now, fresh=fresh)
             if fresh and (after.status not in WAITING or after.cancel_requested_at is None):

@@ -303,7 +303,10 @@ async def _attempt(
         raise
     except Exception as error:  # noqa: BLE001 (kept with the event, and tried again)
         await conn.execute(b"ROLLBACK TO SAVEPOINT /* payments.effect_undone */ effect")
-        telemetry.log_fault(log, f"webhook {event.type} failed", error)
+        if isinstance(error, NotPaidYet):
+            log.info("webhook is ahead of its time", extra={"type": event.type})
+        else:
+            telemetry.log_fault(log, f"webhook {event.type} failed", error)
         return "failed", _why(error)
     return ("processed" if concerned else "ignored"), ""
 

@@ -64,11 +64,22 @@ class Platform:
         return self.stub("operator", scopes=issuer.OPS_SCOPES)
 
     def subscribe(self, stub: EventServiceStub | None = None, **start: Any) -> Subscriber:
-        return Subscriber((stub or self.stub()).Subscribe(), start)
+        return Subscriber((stub or self.stub()).Subscribe(wait_for_ready=True), start)
 
     def consumer(self, effects: Mapping[str, Effect], clock: Clock | None = None) -> Consumer:
         clock = clock or self.clock
         return Consumer("payments", "booking", self.stub(), self.consuming, effects, clock)
+
+    async def own_consumer(self, effect: Effect, *aggregates: UUID) -> Consumer:
+        """Booking takes in events of its own, one for each of these, so that it tells of them."""
+        consumer = self.consumer({TYPE: effect})
+        consumer._name, consumer._orgs = "booking", self.producing
+        for aggregate in aggregates:
+            await self.emit(aggregate)
+        events = await self.subscribe().read(len(aggregates))
+        await consumer._place()
+        await consumer.take([pb.SubscribeResponse(event=event) for event in events])
+        return consumer
 
     async def emit(self, aggregate: UUID | None = None, org_id: UUID = SCHOOL, **more: Any) -> UUID:
         """An event of its own transaction; returns the aggregate."""

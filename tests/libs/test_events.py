@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 from driveflow.events.v1 import events_pb2 as pb
 from libs import issuer, outbox
 from libs.client import refusal
-from libs.errors import InvalidArgument
+from libs.errors import InvalidArgument, Unavailable
 from libs.events import Event, tenants
 from libs.events.tidy import Tidy
 from libs.pooling import Connection, connection
@@ -181,6 +181,44 @@ async def test_a_failing_effect_parks_its_aggregate_and_lets_the_others_go_on(
         await until(lambda: len(noted(platform)) == 6)
     assert noted(platform)[2:] == [(bad, 1), (bad, 2), (bad, 3), (bad, 4)]
     assert platform.rows(query) == []
+
+
+async def test_an_effect_that_calls_itself_unavailable_is_parked_and_holds_nobody_up(
+    platform: Platform,
+) -> None:
+    bad = uuid4()
+
+    async def effect(conn: Connection, event: Event) -> None:
+        await note(conn, event)
+        if event.aggregate_id == bad:
+            raise Unavailable("PROVIDER_DOWN", "Not now.")
+
+    emitted = [await platform.emit(aggregate) for aggregate in (uuid4(), bad, uuid4())]
+    async with consuming(platform.consumer({TYPE: effect})):
+        await until(lambda: len(noted(platform)) == 2)
+        query = 'SELECT "aggregateId", "lastError" FROM payments."ParkedEvent"'
+        await until(lambda: platform.rows(query) == [(bad, "PROVIDER_DOWN")])
+    assert noted(platform) == [(emitted[0], 1), (emitted[2], 1)]
+
+
+async def test_of_many_events_the_failing_ones_alone_are_parked(platform: Platform) -> None:
+    aggregates = [uuid4() for _ in range(100)]
+    bad = {aggregates[place] for place in (0, 41, 42, 99)}
+
+    async def effect(conn: Connection, event: Event) -> None:
+        await note(conn, event)
+        if event.aggregate_id in bad:
+            await conn.send(b"SELECT 1 / 0")  # what is wrong shows at the next statement
+
+    async with platform.producing.write(SCHOOL) as conn:
+        for aggregate in aggregates:
+            await platform.emit_in(conn, aggregate)
+    async with consuming(platform.consumer({TYPE: effect})):
+        await until(lambda: len(noted(platform)) == 96)
+        query = 'SELECT "aggregateId" FROM payments."ParkedEvent"'
+        await until(lambda: {id_ for (id_,) in platform.rows(query)} == bad)
+    good = [(aggregate, 1) for aggregate in aggregates if aggregate not in bad]
+    assert noted(platform) == good
 
 
 async def test_effects_of_many_schools_in_one_transaction_stay_with_their_schools(
@@ -443,6 +481,36 @@ async def test_events_of_a_topic_that_a_consumer_does_not_take_do_not_wait_for_i
     await until(lambda: platform.rows(processed) == [(aggregate,)])
 
 
+async def test_a_consumer_that_is_down_delays_and_loses_nothing(platform: Platform) -> None:
+    both = Tidy(platform.producing, {"payments", "monitor"}, platform.clock)
+    await both.register()
+    emitted = [str(await platform.emit()) for _ in range(3)]
+    await platform.subscribe().read(3)
+    payments = 'SELECT "acknowledgedId" FROM booking."EventConsumer" WHERE consumer = %s'
+    await until(lambda: platform.rows(payments, "payments") != [(None,)])
+    processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
+    platform.clock.ahead += timedelta(days=100)
+    await both.mark()
+    await both.delete()
+    assert platform.rows(processed) == [(0,)]
+    monitor = platform.stub("service:monitor")
+    events = await platform.subscribe(monitor, consumer="monitor").read(3)
+    assert [event.aggregate_id for event in events] == emitted
+
+    acknowledge = 'UPDATE booking."EventConsumer" SET "acknowledgedXactId" = o."xactId",'
+    acknowledge += ' "acknowledgedId" = o.id FROM booking."Outbox" AS o WHERE consumer = %s'
+    acknowledge += ' AND o."aggregateId" = %s RETURNING consumer'
+    platform.rows(acknowledge, "monitor", emitted[1])
+    await both.mark()
+    assert platform.rows(processed) == [(2,)]
+    await both.delete()
+    assert platform.rows(processed) == [(2,)]
+    platform.clock.ahead += timedelta(days=14, minutes=1)
+    await both.delete()
+    rest = platform.rows('SELECT "aggregateId"::text FROM booking."Outbox"')
+    assert rest == [(emitted[2],)]
+
+
 async def test_a_consumer_that_the_settings_name_no_more_holds_nothing_back(
     platform: Platform,
 ) -> None:
@@ -479,22 +547,13 @@ async def test_lists_go_page_by_page_and_by_state(platform: Platform) -> None:
     assert (consumer.consumer, consumer.pending_count) == ("payments", 3)
 
 
+async def fails(conn: Connection, event: Event) -> None:
+    raise RuntimeError("not now")
+
+
 async def test_operators_see_parked_events_and_have_them_tried_now(platform: Platform) -> None:
-    fails = True
-
-    async def effect(conn: Connection, event: Event) -> None:
-        if fails:
-            raise RuntimeError("not now")
-        await note(conn, event)
-
-    # Here booking itself takes in events, so that its own EventService tells of them.
-    consumer = platform.consumer({TYPE: effect})
-    consumer._name, consumer._orgs = "booking", platform.producing
-    aggregate = await platform.emit()
-    await platform.emit(aggregate)
-    received = [pb.SubscribeResponse(event=event) for event in await platform.subscribe().read(2)]
-    await consumer._place()
-    await consumer.take(received)
+    aggregate = uuid4()
+    consumer = await platform.own_consumer(fails, aggregate, aggregate)
     ops = platform.operator()
     page = await ops.ListParkedEvents(pb.ListParkedEventsRequest(page_size=1))
     rest = await ops.ListParkedEvents(
@@ -513,6 +572,78 @@ async def test_operators_see_parked_events_and_have_them_tried_now(platform: Pla
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await ops.RetryParkedEvent(named)
     assert refusal(refused.value).reason == "PARKED_EVENT_NOT_FOUND"
+
+
+async def test_a_discarded_event_has_no_effect_and_those_behind_it_go_on(
+    platform: Platform,
+) -> None:
+    async def effect(conn: Connection, event: Event) -> None:
+        if event.aggregate_version == 1:
+            raise RuntimeError("never")
+        await conn.execute('SELECT 1 FROM "AuditLog" LIMIT 1')
+
+    aggregate = uuid4()
+    consumer = await platform.own_consumer(effect, aggregate, aggregate, aggregate)
+    ops = platform.operator()
+    (first, *rest) = (await ops.ListParkedEvents(pb.ListParkedEventsRequest())).parked_events
+    assert len(rest) == 2
+    request = pb.DiscardParkedEventRequest(producer="booking", cursor=first.cursor, reason="broken")
+    assert await ops.DiscardParkedEvent(request) == first
+    assert [await consumer.retry() for _ in range(3)] == [True, True, False]
+    assert (await ops.GetBacklog(pb.GetBacklogRequest())).parked_count == 0
+    query = (
+        'SELECT "orgId", "actorUserId", "entityId", before ->> \'aggregate_id\', after'
+        " FROM booking.\"AuditLog\" WHERE action = 'discard'"
+    )
+    audited = (SCHOOL, "operator", first.cursor, str(aggregate), {"reason": "broken"})
+    assert platform.rows(query) == [audited]
+    assert await reason_of(ops.DiscardParkedEvent(request)) == "PARKED_EVENT_NOT_FOUND"
+
+
+async def test_discarding_needs_a_reason_an_operator_and_an_event(platform: Platform) -> None:
+    request = pb.DiscardParkedEventRequest(
+        producer="tracking", cursor="tracking.0000000000000001.0000000000000001", reason="gone"
+    )
+    ops = platform.operator()
+    assert await reason_of(ops.DiscardParkedEvent(request)) == "PARKED_EVENT_NOT_FOUND"
+    assert await reason_of(platform.stub().DiscardParkedEvent(request)) == "SCOPE_MISSING"
+    request.reason = ""
+    assert await reason_of(ops.DiscardParkedEvent(request)) == "INVALID_REQUEST"
+
+
+async def reason_of(call: Awaitable[object]) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return refusal(refused.value).reason
+
+
+async def test_the_backlog_tells_of_each_topic_and_consumer_and_of_who_holds_events_back(
+    platform: Platform,
+) -> None:
+    await platform.emit(kind="org.created")
+    subscriber = platform.subscribe(topics=["lesson"])
+    await platform.emit()
+    await platform.emit()
+    await subscriber.read(1)
+    processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
+    await until(lambda: platform.rows(processed) == [(2,)])
+    async with platform.consuming.write(SCHOOL) as other:
+        await other.execute(b"SELECT pg_current_xact_id()")
+        await platform.emit()
+        backlog = await platform.operator().GetBacklog(pb.GetBacklogRequest())
+    found = [
+        (each.topic, each.consumer, each.pending_count, each.processed_count)
+        for each in backlog.topics
+    ]
+    assert found == [("lesson", "payments", 2, 1), ("org", "", 0, 1)]
+    assert backlog.topics[0].HasField("oldest_pending_time")
+    assert backlog.held_back_count == 1
+    holder = backlog.horizon_holder
+    assert (holder.user, holder.application_name) == ("payments", "payments")
+    assert holder.pid > 0
+    assert holder.HasField("oldest_held_back_time")
+    cleared = await platform.operator().GetBacklog(pb.GetBacklogRequest())
+    assert not cleared.HasField("horizon_holder")
 
 
 # --- tokens ------------------------------------------------------------------------------------

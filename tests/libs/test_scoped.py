@@ -174,6 +174,27 @@ async def test_a_write_that_only_sends_is_one_trip(orgs: Orgs, trips: list[list[
     assert await count(orgs) == 1
 
 
+async def test_rows_that_are_needed_later_come_with_those_of_the_next_statement(
+    orgs: Orgs, trips: list[list[str]]
+) -> None:
+    async with orgs.write(SCHOOL) as conn:
+        await conn.send(ADD, BY_SCHOOL)
+        first = conn.later(COUNT, BY_SCHOOL)
+        assert not first.rows
+        await conn.send(ADD, BY_SCHOOL)
+        assert await one(conn, COUNT, BY_SCHOOL) == 2
+        assert [*first.rows] == [(1,)]
+        last = conn.later(COUNT, BY_SCHOOL)
+    assert [*last.rows] == [(2,)]
+    assert len(trips) == 2
+
+
+async def test_only_a_write_puts_rows_off(orgs: Orgs) -> None:
+    async with orgs.read(SCHOOL) as conn:
+        with pytest.raises(errors.ProgrammingError, match="nothing but a write"):
+            conn.later(COUNT, BY_SCHOOL)
+
+
 async def test_a_write_without_statements_asks_nothing(orgs: Orgs, trips: list[list[str]]) -> None:
     async with orgs.write(SCHOOL):
         pass

@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from tests.payments.chaos.counter import Counter, counter
-from tests.payments.chaos.machine import Machine
+from tests.payments.chaos.machine import run_machine
 from tests.postgres import Database
 from tests.tracking.stories import rows
 
@@ -36,10 +34,8 @@ def till(database: Database, tmp_path: Path) -> Iterator[tuple[Counter, asyncio.
 def test_the_books_are_those_of_the_model_whatever_happens_in_whatever_order(
     till: tuple[Counter, asyncio.Runner],
 ) -> None:
-    run_state_machine_as_test(
-        partial(Machine, *till),
-        settings=settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None),
-    )
+    chosen = settings(max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None)
+    run_machine(*till, chosen)
 
 
 async def test_the_service_may_neither_change_nor_delete_an_entry(database: Database) -> None:

@@ -128,7 +128,7 @@ ASKS: list[tuple[str, Ask, dict[str, str]]] = [
     (
         "sum_account",
         lambda c: ledger.sum_account(c, ORG, f"instructor:{INSTRUCTOR}"),
-        {"idx_ledger_entry_account": "orgId account"},
+        {"idx_ledger_entry_account_id": "orgId account"},
     ),
 ]
 

@@ -18,11 +18,11 @@ from driveflow.payments.v1 import payments_pb2
 from driveflow.payments.v1 import reconciliation_pb2 as pb
 from libs.local.stripe_fake import StripeFake
 from libs.orgs import Orgs
-from services.payments import reconciling
+from services.payments import reconciling, stripe_gateway
 from services.payments.model.reconciliation import ATTEMPTS_MAX, Discrepancy, Run
 from services.payments.reconciling import Reconciling
 from services.payments.store import reconciliation as store
-from services.payments.stripe_gateway import StripeGateway
+from services.payments.stripe_gateway import StripeGateway, StripeUnavailable
 from tests import postgres
 from tests.libs import eventing
 from tests.payments.stories import School, eventually, reason_of
@@ -37,13 +37,15 @@ LATER = timedelta(days=3)
 
 
 class WatchedGateway(StripeGateway):
-    """Stripe, asked only while no transaction is open; a call may be the process's last."""
+    """Stripe, asked only while no transaction is open; a call may be the process's last, or get no
+    answer."""
 
     def __init__(self, url: str, admin_dsn: str) -> None:
         super().__init__("sk_test_books", (), timeout_s=2.0, api_base=url)
         self.admin_dsn = admin_dsn
         self.calls = 0
         self.fails_at: int | None = None
+        self.silent_at: int | None = None
 
     async def _ask(self, call: Awaitable[Any]) -> Any:
         assert not await self._in_transaction()
@@ -51,6 +53,9 @@ class WatchedGateway(StripeGateway):
         if self.calls == self.fails_at:
             asyncio.ensure_future(call).cancel()
             raise RuntimeError("the process ends here")
+        if self.calls == self.silent_at:
+            asyncio.ensure_future(call).cancel()
+            raise StripeUnavailable("silent")
         return await super()._ask(call)
 
     async def _in_transaction(self) -> bool:
@@ -204,9 +209,10 @@ def books(common_books: Books, monkeypatch: pytest.MonkeyPatch) -> Books:
     """Those of a new school, compared three things at a time."""
     monkeypatch.setattr(reconciling, "PAGE", 3)
     monkeypatch.setattr(reconciling, "ASKED_A_PAGE", 2)
+    monkeypatch.setattr(stripe_gateway, "PAGE", 2)
     each = common_books
     each.fake.clear_faults()
-    each.gateway.calls, each.gateway.fails_at = 0, None
+    each.gateway.calls, each.gateway.fails_at, each.gateway.silent_at = 0, None, None
     return Books(each.database, each.orgs, each.fake, each.gateway, each.client)
 
 
@@ -448,13 +454,25 @@ async def test_without_an_answer_of_stripe_it_goes_on_where_it_was(books: Books)
     assert sorted(each.object_id for each in await books.found(run) if each.object_id) == missing
 
 
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+async def test_a_list_that_breaks_off_is_gone_on_with(books: Books, call: int) -> None:
+    made = sorted([await books.charge() for _ in range(7)])  # of one second or two
+    run, worker, books.gateway.silent_at = await books.begin(), books.worker(), call
+    await worker.school(books.org_id)
+    assert (await books.run(run)).status == "running"
+    await worker.school(books.org_id)
+    now = await books.run(run)
+    assert (now.status, now.attempts, now.compared) == ("done", 1, 7)
+    assert sorted(each.stripe_id for each in await books.found(run)) == made
+
+
 async def test_a_run_that_is_cut_off_anywhere_is_taken_up_from_its_start(books: Books) -> None:
     await books.both(4)
     await books.charge()
     await books.payment(f"pi_gone_{books.org_id}")
     await books.payout(await books.transfer())
     run = await books.begin()
-    for call in (1, 2, 3):  # a list, what the list had not, the other list
+    for call in (2, 4, 5):  # within a list, at what the list had not, at the other list
         books.gateway.calls, books.gateway.fails_at = 0, call
         with pytest.raises(RuntimeError):
             await books.worker().school(books.org_id)

@@ -37,4 +37,4 @@ async def keep_drive(
 
 
 async def add_up_drives(conn: Connection, org_id: uuid.UUID, lesson_id: uuid.UUID) -> None:
-    await conn.execute(SQL.add_up_drives, {"org_id": org_id, "lesson_id": lesson_id})
+    await conn.send(SQL.add_up_drives, {"org_id": org_id, "lesson_id": lesson_id})

@@ -81,7 +81,8 @@ class Payment:
         if known.status == "cancelled":
             return known
         if intent.status == "cancelled":
-            return replace(known, status="cancelled", next_attempt_at=None)
+            code = intent.failure_code
+            return replace(known, status="cancelled", failure_code=code, next_attempt_at=None)
         word, known_at = (intent.status, intent.failure_code), known.stripe_state_at or at
         if not fresh and known.stripe_state_at is not None and at <= known_at:
             if word == (known.status, known.failure_code) or known_at - at > CLOCKS_DIFFER:

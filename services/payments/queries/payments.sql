@@ -63,19 +63,21 @@ UPDATE "Payment"
 RETURNING {columns};
 
 -- name: list_payments
--- Payments asked for within a time, latest first, behind a row.
+-- Payments asked for within a time, latest first, behind a row; with a status, or with any
+-- (idx_payment_org_created_status).
 SELECT {columns} FROM "Payment"
  WHERE "orgId" = %(org_id)s::uuid
+   AND (%(status)s::text IS NULL OR status = %(status)s::text)
    AND "createdAt" >= %(from_at)s::timestamptz AND "createdAt" < %(to_at)s::timestamptz
    AND ("createdAt", id) < (%(before_at)s::timestamptz, %(before_id)s::uuid)
  ORDER BY "createdAt" DESC, id DESC
  LIMIT %(limit)s::int;
 
 -- name: list_payments_with_status
--- Those with a status, latest first, behind a row.
+-- Those with a status, whenever they were asked for, latest first, behind a row
+-- (idx_payment_org_status). A range of times would lead the server to another index, and a sort.
 SELECT {columns} FROM "Payment"
  WHERE "orgId" = %(org_id)s::uuid AND status = %(status)s::text
-   AND "createdAt" >= %(from_at)s::timestamptz AND "createdAt" < %(to_at)s::timestamptz
    AND id < %(before_id)s::uuid
  ORDER BY id DESC
  LIMIT %(limit)s::int;

@@ -50,12 +50,15 @@ SELECT {columns} FROM "WebhookEvent"
  LIMIT %(limit)s::int;
 
 -- name: list_webhook_events_with_state
--- Those in a state, latest received first, behind a row.
+-- Those in a state, latest received first, behind a row (idx_webhook_state). The first two lines say
+-- that they are in it; in this order no other index can tell them: a plan for any state would
+-- look for the few that failed among all events, from the latest on.
 -- platform: events are the platform's.
 SELECT {columns} FROM "WebhookEvent"
- WHERE state = %(state)s::text AND id < %(before_id)s::bigint
+ WHERE state >= %(state)s::text
+   AND (state, id) < (%(state)s::text, %(before_id)s::bigint)
    AND (%(provider)s::text = '' OR provider = %(provider)s::text)
- ORDER BY id DESC
+ ORDER BY state DESC, id DESC
  LIMIT %(limit)s::int;
 
 -- name: list_due_webhook_events

@@ -129,7 +129,9 @@ class Charges:
         )
         if asked.from_at >= asked.to_at:
             raise end_before_start("create_time_to")
-        listing = store.list_payments_with_status if asked.status else store.list_payments
+        listing = store.list_payments
+        if asked.status is not None and asked.is_of_any_time:
+            listing = store.list_payments_with_status
         if asked.booking_id is not None:
             listing = store.list_payments_of_booking
         found = await listing(self._desk.orgs.reader(org_id), org_id, asked, limit + 1)

@@ -59,6 +59,10 @@ class Filter:
     before_at: datetime = AFTER_ALL
     before_id: uuid.UUID = LAST_ID
 
+    @property
+    def is_of_any_time(self) -> bool:
+        return (self.from_at, self.to_at) == (BEFORE_ALL, AFTER_ALL)
+
 
 async def is_org_active(conn: Reader, org_id: uuid.UUID) -> bool:
     row = await (await conn.execute(SQL.is_org_active, {"org_id": org_id})).fetchone()

@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import random
 from asyncio import Runner
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from driveflow.booking.v1 import booking_pb2
 from driveflow.payments.v1 import payments_pb2 as pb
@@ -25,7 +33,10 @@ from tests.payments.chaos.counter import SINCE, Counter, named
 from tests.payments.chaos.money import WAITING, Back, Purse, School
 from tests.serving import at
 
+STAGES = ("asked", "paid", "heard", "driven")
 FAULTS = (None, None, None, None, "cut_after", "error_after", "error_saved", "error_unsaved")
+WORK_DONE = ("cut_after", "error_after")
+"""Faults that use up what the first attempt was to bring about."""
 OUTCOMES = (None, None, None, "refund_pending", "refund_failed")
 SETTLED_AFTER = 5
 """Rounds of taking in and sweeping; two are enough where nothing waits for anything."""
@@ -74,8 +85,9 @@ class Machine(RuleBasedStateMachine):
         share=st.integers(0, 60),
         euros=st.sampled_from((False, False, False, True)),
         who=st.integers(0, 1),
-        again=st.one_of(st.none(), picks),
+        again=st.sampled_from((False, False, False, True)),
         fault=faults,
+        until=st.sampled_from(STAGES),
     )
     def ask(
         self,
@@ -84,10 +96,11 @@ class Machine(RuleBasedStateMachine):
         share: int,
         euros: bool,
         who: int,
-        again: int | None,
+        again: bool,
         fault: str | None,
+        until: str,
     ) -> None:
-        """For the price of a new booking, or once more for that of an old one."""
+        """For the price of a new booking, or once more for that of an old one; often it is paid."""
         booking = booking_pb2.Booking(
             id=str(uuid4()),
             instructor_id=str(self.instructors[who]),
@@ -97,8 +110,8 @@ class Machine(RuleBasedStateMachine):
             platform_fee_cents=cents * fee // 100,
             instructor_share_cents=cents * share // 100,
         )
-        if again is not None and self.school.purses:
-            known = UUID(self._pick(self.school.purses, again).booking)
+        if again and self._can_ask_again():
+            known = UUID(self._pick(self._can_ask_again(), cents).booking)
             booking = self.counter.bookings.bookings[known]
         self.counter.bookings.bookings[UUID(booking.id)] = booking
         request = pb.CreatePaymentRequest(booking_id=booking.id, request_id=str(uuid4()))
@@ -113,14 +126,28 @@ class Machine(RuleBasedStateMachine):
             answer = self._call("CreatePayment", request)
         self._is_kept("CreatePayment", request, answer, booking_id=str(uuid4()))
         self.school.purses.append(_purse(answer.payment))
+        self._go_on(self.school.purses[-1], until)
+
+    def _go_on(self, purse: Purse, until: str) -> None:
+        stage = STAGES.index(until)
+        if stage >= STAGES.index("paid"):
+            self._pay(purse, declined=False)
+        if stage >= STAGES.index("heard"):
+            for event in self._waiting():
+                if event.object.get("id") == purse.intent:
+                    self._take(event)
+        if stage >= STAGES.index("driven"):
+            self._drive(purse)
 
     @precondition(lambda self: self.school.purses)
     @rule(pick=picks, declined=st.sampled_from((False, False, True)))
     def pay(self, pick: int, declined: bool) -> None:
         """The student gives a card, which is refused or not."""
-        purse = self._pick(self.school.purses, pick)
-        if not purse.bank.open:
-            return
+        purse = self._pick(self.school.purses, pick, lambda purse: purse.bank.open)
+        if purse.bank.open:
+            self._pay(purse, declined)
+
+    def _pay(self, purse: Purse, declined: bool) -> None:
         card = "pm_card_visa_chargeDeclined" if declined else "pm_card_visa"
         self.counter.fake.confirm(purse.intent, card)
         purse.bank.declined = declined
@@ -162,7 +189,9 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks)
     def drive(self, pick: int) -> None:
         """The lesson was given."""
-        one = self._pick(self.school.purses, pick)
+        self._drive(self._pick(self.school.purses, pick, lambda purse: not purse.driven))
+
+    def _drive(self, one: Purse) -> None:
         told = {"instructor_id": one.instructor, "instructor_share_cents": one.share}
         self._tell("lesson.completed", booking_id=one.booking, **told)
         for purse in self.school.purses:
@@ -180,7 +209,7 @@ class Machine(RuleBasedStateMachine):
     )
     def refund(self, pick: int, part: int | None, outcome: str | None, fault: str | None) -> None:
         """Some of it, or all that is left."""
-        purse = self._pick(self.school.purses, pick)
+        purse = self._pick(self.school.purses, pick, lambda purse: purse.refundable)
         amount = purse.refundable if part is None else max(1, purse.price * part // 100)
         request = pb.RefundPaymentRequest(payment_id=purse.id, request_id=str(uuid4()))
         if part is not None:
@@ -199,13 +228,13 @@ class Machine(RuleBasedStateMachine):
                 self.counter.fake.fault(outcome)
             self._sweep()
             self.counter.fake.clear_faults()
-        self._gave_back(purse, amount, outcome if fault in (None, "error_unsaved", "error_saved") else "any")
+        self._gave_back(purse, amount, "any" if fault in WORK_DONE else outcome)
 
     @precondition(lambda self: self.school.purses)
     @rule(pick=picks, part=st.integers(1, 100), outcome=st.sampled_from(OUTCOMES))
     def refund_at_stripe(self, pick: int, part: int, outcome: str | None) -> None:
         """Somebody gives back past us; we hear of it."""
-        purse = self._pick(self.school.purses, pick)
+        purse = self._pick(self.school.purses, pick, lambda purse: purse.bank.can_give_back(1))
         amount = max(1, purse.price * part // 100)
         if not purse.bank.can_give_back(amount):
             return
@@ -233,21 +262,19 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks, part=st.integers(1, 100))
     def dispute(self, pick: int, part: int) -> None:
         """The cardholder contests what is left of it, or less."""
-        purse = self._pick(self.school.purses, pick)
-        left = purse.bank.paid - purse.bank.given_back
-        if purse.bank.dispute or not left:
+        purse = self._pick(self.school.purses, pick, lambda purse: purse.bank.can_be_contested)
+        if not purse.bank.can_be_contested:
             return
+        left = purse.bank.paid - purse.bank.given_back
         amount = max(1, left * part // 100)
         purse.bank.dispute = self.counter.fake.dispute(purse.intent, amount)["id"]
         purse.bank.given_up, purse.bank.contested = amount, True
 
-    @precondition(lambda self: any(purse.bank.contested for purse in self.school.purses))
+    @precondition(lambda self: any(purse.bank.is_open_dispute for purse in self.school.purses))
     @rule(pick=picks, won=st.booleans())
     def decide(self, pick: int, won: bool) -> None:
         """The card's bank decides."""
-        purse = self._pick([p for p in self.school.purses if p.bank.contested], pick)
-        if purse.bank.decided:
-            return
+        purse = self._pick(self.school.purses, pick, lambda purse: purse.bank.is_open_dispute)
         self.counter.fake.close_dispute(purse.bank.dispute, won)
         purse.bank.decided, purse.bank.contested = True, not won
 
@@ -255,7 +282,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks, status=st.sampled_from(("warning_needs_response", "warning_closed")))
     def inquire(self, pick: int, status: str) -> None:
         """The cardholder's bank asks, and takes nothing."""
-        purse = self._pick(self.school.purses, pick)
+        purse = self._pick(self.school.purses, pick, lambda purse: purse.bank.paid)
         if purse.bank.paid:
             self.inbox.made_up.append(_inquiry(purse, status, self.counter))
 
@@ -279,7 +306,11 @@ class Machine(RuleBasedStateMachine):
         purses = [each for each in self.school.purses if each.instructor == str(instructor)]
         purses = [each for each in purses if each.is_payable]
         if chosen is not None and self.school.purses:
-            found = {p.id: p for p in (self._pick(self.school.purses, pick) for pick in chosen)}
+            due = [
+                self._pick(self.school.purses, pick, lambda purse: purse.is_payable)
+                for pick in chosen
+            ]
+            found = {purse.id: purse for purse in due}
             purses = list(found.values())
             request.payments.CopyFrom(named(*found))
         account += str(len(self.payouts)) if account else ""
@@ -309,7 +340,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=picks, emptied=st.booleans(), fault=faults)
     def reverse(self, pick: int, emptied: bool, fault: str | None) -> None:
         """We take a payout back, unless the instructor has taken it already."""
-        payout_id = self._pick([*self.payouts], pick)
+        payout_id = self._pick([*self.payouts], pick, self.school.payouts.__contains__)
         payout = self.payouts[payout_id]
         if emptied and not payout.emptied and not payout.reversed:
             self.counter.fake.pay_out(payout.account)
@@ -346,7 +377,7 @@ class Machine(RuleBasedStateMachine):
     @rule(seed=picks, some=st.booleans(), copies=st.integers(1, 2))
     def take_in(self, seed: int, some: bool, copies: int) -> None:
         """Webhooks come: late, in any order, more than once."""
-        dice = random.Random(seed)  # noqa: S311
+        dice = random.Random(seed)
         waiting = self._waiting()
         dice.shuffle(waiting)
         count = dice.randrange(len(waiting) + 1) if some else len(waiting)
@@ -391,6 +422,11 @@ class Machine(RuleBasedStateMachine):
         assert self.counter.unbalanced(self.org_id) == []
 
     # --- below the rules ---
+
+    def _can_ask_again(self) -> list[Purse]:
+        """All but those of which the refund could yet fail, when the next is paid already."""
+        back = {each.booking for each in self.school.purses if each.status == "refunded"}
+        return [each for each in self.school.purses if each.booking not in back]
 
     def _cancelled(self, purse: Purse) -> None:
         if purse.bank.paid:
@@ -465,7 +501,8 @@ class Machine(RuleBasedStateMachine):
         if told.id not in purse.refunds:
             if told.amount > purse.refundable and told.status != "failed":
                 return "failed"
-            purse.refunds[told.id] = Back(told.amount, "failed" if told.status == "failed" else "pending")
+            first = "failed" if told.status == "failed" else "pending"
+            purse.refunds[told.id] = Back(told.amount, first)
         self.school.learnt(purse, told.id, told.status)
         return "processed"
 
@@ -521,8 +558,18 @@ class Machine(RuleBasedStateMachine):
 
         return self.runner.run(awaited())
 
-    def _pick(self, things: Sequence[Any], pick: int) -> Any:
-        return things[pick % len(things)]
+    def _pick(
+        self, things: Sequence[Any], pick: int, wanted: Callable[[Any], object] = bool
+    ) -> Any:
+        """One of the things, of those that are wanted if there are any; now and then of all."""
+        chosen = [each for each in things if wanted(each)] if pick % 8 else []
+        return (chosen or things)[pick % len(chosen or things)]
+
+
+def run_machine(counter: Counter, runner: Runner, chosen: settings) -> None:
+    """Drive both by the rules; raises AssertionError where they differ."""
+    made: Any = partial(Machine, counter, runner)
+    run_state_machine_as_test(made, settings=chosen)
 
 
 def _purse(payment: pb.Payment) -> Purse:

@@ -37,6 +37,14 @@ class Bank:
     refunds: dict[str, int] = field(default_factory=dict)
     """Amounts of those that have not failed."""
 
+    @property
+    def can_be_contested(self) -> bool:
+        return not self.dispute and self.paid > self.given_back
+
+    @property
+    def is_open_dispute(self) -> bool:
+        return bool(self.dispute) and not self.decided
+
     def can_give_back(self, amount: int) -> bool:
         return 0 < amount <= self.paid - self.given_back and not self.contested
 

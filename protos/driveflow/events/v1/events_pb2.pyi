@@ -467,6 +467,36 @@ class RetryParkedEventRequest(_message.Message):
 Global___RetryParkedEventRequest: _TypeAlias = RetryParkedEventRequest  # noqa: Y015
 
 @_typing.final
+class DiscardParkedEventRequest(_message.Message):
+    """Arguments of DiscardParkedEvent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRODUCER_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    producer: _builtins.str
+    """The service whose event it is."""
+    cursor: _builtins.str
+    """Its cursor there."""
+    reason: _builtins.str
+    """Why it may be given up, for the audit log."""
+    def __init__(
+        self,
+        *,
+        producer: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "producer", b"producer", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiscardParkedEventRequest: _TypeAlias = DiscardParkedEventRequest  # noqa: Y015
+
+@_typing.final
 class GetBacklogRequest(_message.Message):
     """Arguments of GetBacklog."""
 
@@ -493,6 +523,8 @@ class Backlog(_message.Message):
     HELD_BACK_COUNT_FIELD_NUMBER: _builtins.int
     PARKED_COUNT_FIELD_NUMBER: _builtins.int
     OLDEST_PARK_TIME_FIELD_NUMBER: _builtins.int
+    TOPICS_FIELD_NUMBER: _builtins.int
+    HORIZON_HOLDER_FIELD_NUMBER: _builtins.int
     held_back_count: _builtins.int
     """Events of this service that no one may receive yet, since a transaction that began before them
     is still under way somewhere in the database cluster; counted up to 10,000.
@@ -507,6 +539,16 @@ class Backlog(_message.Message):
     def oldest_park_time(self) -> _timestamp_pb2.Timestamp:
         """When the oldest of them was parked; unset without any."""
 
+    @_builtins.property
+    def topics(self) -> _containers.RepeatedCompositeFieldContainer[Global___TopicBacklog]:
+        """Each topic that events are kept of, with each consumer that takes it, by topic and consumer; a
+        topic that none takes has one entry, without a consumer.
+        """
+
+    @_builtins.property
+    def horizon_holder(self) -> Global___HorizonHolder:
+        """Whose transaction keeps events from being sent; unset while held_back_count is 0."""
+
     def __init__(
         self,
         *,
@@ -514,14 +556,94 @@ class Backlog(_message.Message):
         held_back_count: _builtins.int = ...,
         parked_count: _builtins.int = ...,
         oldest_park_time: _timestamp_pb2.Timestamp | None = ...,
+        topics: _abc.Iterable[Global___TopicBacklog] | None = ...,
+        horizon_holder: Global___HorizonHolder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_park_time", b"oldest_park_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["horizon_holder", b"horizon_holder", "oldest_park_time", b"oldest_park_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "held_back_count", b"held_back_count", "oldest_park_time", b"oldest_park_time", "parked_count", b"parked_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumers", b"consumers", "held_back_count", b"held_back_count", "horizon_holder", b"horizon_holder", "oldest_park_time", b"oldest_park_time", "parked_count", b"parked_count", "topics", b"topics"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Backlog: _TypeAlias = Backlog  # noqa: Y015
+
+@_typing.final
+class TopicBacklog(_message.Message):
+    """How far a consumer is behind with one topic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOPIC_FIELD_NUMBER: _builtins.int
+    CONSUMER_FIELD_NUMBER: _builtins.int
+    PENDING_COUNT_FIELD_NUMBER: _builtins.int
+    OLDEST_PENDING_TIME_FIELD_NUMBER: _builtins.int
+    PROCESSED_COUNT_FIELD_NUMBER: _builtins.int
+    topic: _builtins.str
+    """The topic."""
+    consumer: _builtins.str
+    """The consumer; empty where none takes the topic."""
+    pending_count: _builtins.int
+    """Events of the topic that it has not acknowledged, counted up to 10,000."""
+    processed_count: _builtins.int
+    """Events of the topic that are processed and kept, counted up to 100,000; the same for each of
+    its consumers.
+    """
+    @_builtins.property
+    def oldest_pending_time(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of them happened; unset without any."""
+
+    def __init__(
+        self,
+        *,
+        topic: _builtins.str = ...,
+        consumer: _builtins.str = ...,
+        pending_count: _builtins.int = ...,
+        oldest_pending_time: _timestamp_pb2.Timestamp | None = ...,
+        processed_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_pending_time", b"oldest_pending_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consumer", b"consumer", "oldest_pending_time", b"oldest_pending_time", "pending_count", b"pending_count", "processed_count", b"processed_count", "topic", b"topic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopicBacklog: _TypeAlias = TopicBacklog  # noqa: Y015
+
+@_typing.final
+class HorizonHolder(_message.Message):
+    """The oldest transaction that writes anywhere in the database cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PID_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    APPLICATION_NAME_FIELD_NUMBER: _builtins.int
+    OLDEST_HELD_BACK_TIME_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """Process id of its session in PostgreSQL; 0 for a prepared transaction."""
+    user: _builtins.str
+    """The role of the session."""
+    application_name: _builtins.str
+    """What the session calls itself, or the name of the prepared transaction."""
+    @_builtins.property
+    def oldest_held_back_time(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest event that waits for it happened: it has been under way for at least so long."""
+
+    def __init__(
+        self,
+        *,
+        pid: _builtins.int = ...,
+        user: _builtins.str = ...,
+        application_name: _builtins.str = ...,
+        oldest_held_back_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oldest_held_back_time", b"oldest_held_back_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["application_name", b"application_name", "oldest_held_back_time", b"oldest_held_back_time", "pid", b"pid", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HorizonHolder: _TypeAlias = HorizonHolder  # noqa: Y015
 
 @_typing.final
 class ConsumerBacklog(_message.Message):

@@ -55,6 +55,11 @@ class EventServiceStub:
                 request_serializer=driveflow_dot_events_dot_v1_dot_events__pb2.RetryParkedEventRequest.SerializeToString,
                 response_deserializer=driveflow_dot_events_dot_v1_dot_events__pb2.ParkedEvent.FromString,
                 _registered_method=True)
+        self.DiscardParkedEvent = channel.unary_unary(
+                '/driveflow.events.v1.EventService/DiscardParkedEvent',
+                request_serializer=driveflow_dot_events_dot_v1_dot_events__pb2.DiscardParkedEventRequest.SerializeToString,
+                response_deserializer=driveflow_dot_events_dot_v1_dot_events__pb2.ParkedEvent.FromString,
+                _registered_method=True)
         self.GetBacklog = channel.unary_unary(
                 '/driveflow.events.v1.EventService/GetBacklog',
                 request_serializer=driveflow_dot_events_dot_v1_dot_events__pb2.GetBacklogRequest.SerializeToString,
@@ -113,9 +118,19 @@ class EventServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiscardParkedEvent(self, request, context):
+        """Gives a parked event up: it will have no effect here, and those of its aggregate that wait
+        behind it are tried next. The audit log of the event's school keeps who did it, why, and what
+        the event said.
+        Errors: NOT_FOUND; UNAVAILABLE DATABASE_BUSY (the event is being tried).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetBacklog(self, request, context):
-        """Returns how far the consumers of this service's events are behind, and how many events of
-        others are parked here.
+        """Returns how far the consumers of this service's events are behind, topic by topic, what keeps
+        events from being sent, and how many events of others are parked here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,6 +157,11 @@ def add_EventServiceServicer_to_server(servicer, server):
             'RetryParkedEvent': grpc.unary_unary_rpc_method_handler(
                     servicer.RetryParkedEvent,
                     request_deserializer=driveflow_dot_events_dot_v1_dot_events__pb2.RetryParkedEventRequest.FromString,
+                    response_serializer=driveflow_dot_events_dot_v1_dot_events__pb2.ParkedEvent.SerializeToString,
+            ),
+            'DiscardParkedEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardParkedEvent,
+                    request_deserializer=driveflow_dot_events_dot_v1_dot_events__pb2.DiscardParkedEventRequest.FromString,
                     response_serializer=driveflow_dot_events_dot_v1_dot_events__pb2.ParkedEvent.SerializeToString,
             ),
             'GetBacklog': grpc.unary_unary_rpc_method_handler(
@@ -258,6 +278,33 @@ class EventService:
             target,
             '/driveflow.events.v1.EventService/RetryParkedEvent',
             driveflow_dot_events_dot_v1_dot_events__pb2.RetryParkedEventRequest.SerializeToString,
+            driveflow_dot_events_dot_v1_dot_events__pb2.ParkedEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardParkedEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/driveflow.events.v1.EventService/DiscardParkedEvent',
+            driveflow_dot_events_dot_v1_dot_events__pb2.DiscardParkedEventRequest.SerializeToString,
             driveflow_dot_events_dot_v1_dot_events__pb2.ParkedEvent.FromString,
             options,
             channel_credentials,

@@ -56,9 +56,15 @@ class EventServiceStub:
     aggregate that were parked before it are tried first, now as well.
     Errors: NOT_FOUND.
     """
+    DiscardParkedEvent: _aio.UnaryUnaryMultiCallable[_events_pb2.DiscardParkedEventRequest, _events_pb2.ParkedEvent]
+    """Gives a parked event up: it will have no effect here, and those of its aggregate that wait
+    behind it are tried next. The audit log of the event's school keeps who did it, why, and what
+    the event said.
+    Errors: NOT_FOUND; UNAVAILABLE DATABASE_BUSY (the event is being tried).
+    """
     GetBacklog: _aio.UnaryUnaryMultiCallable[_events_pb2.GetBacklogRequest, _events_pb2.Backlog]
-    """Returns how far the consumers of this service's events are behind, and how many events of
-    others are parked here.
+    """Returns how far the consumers of this service's events are behind, topic by topic, what keeps
+    events from being sent, and how many events of others are parked here.
     """
 
 class EventServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -120,13 +126,25 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DiscardParkedEvent(
+        self,
+        request: _events_pb2.DiscardParkedEventRequest,
+        context: _aio.ServicerContext[_events_pb2.DiscardParkedEventRequest, _abc.Awaitable[_events_pb2.ParkedEvent]],
+    ) -> _abc.Awaitable[_events_pb2.ParkedEvent]:
+        """Gives a parked event up: it will have no effect here, and those of its aggregate that wait
+        behind it are tried next. The audit log of the event's school keeps who did it, why, and what
+        the event said.
+        Errors: NOT_FOUND; UNAVAILABLE DATABASE_BUSY (the event is being tried).
+        """
+
+    @_abc_1.abstractmethod
     def GetBacklog(
         self,
         request: _events_pb2.GetBacklogRequest,
         context: _aio.ServicerContext[_events_pb2.GetBacklogRequest, _abc.Awaitable[_events_pb2.Backlog]],
     ) -> _abc.Awaitable[_events_pb2.Backlog]:
-        """Returns how far the consumers of this service's events are behind, and how many events of
-        others are parked here.
+        """Returns how far the consumers of this service's events are behind, topic by topic, what keeps
+        events from being sent, and how many events of others are parked here.
         """
 
 def add_EventServiceServicer_to_server(servicer: EventServiceServicer, server: _aio.Server) -> None: ...
