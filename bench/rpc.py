@@ -1,6 +1,6 @@
 """How many unary calls a service answers a second, beside a bare grpc.aio server.
 
-    ./dev run python bench/rpc.py [--quick] [CASE…]
+    ./dev run python bench/rpc.py [--quick] [--rounds N] [CASE…]
 
 Every case and an echo with messages of the same sizes take turns, round by round, from clients in
 C (h2load; one of our own where each request differs) with 32 calls in flight. The share is that of
@@ -369,9 +369,11 @@ def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--rounds", type=int, help="so many, rather than one (--quick) or five")
     parser.add_argument("case", nargs="*", help="only cases whose names begin so")
     options = parser.parse_args()
     rounds, calls = (1, 2_000) if options.quick else (5, 4_000)
+    rounds = options.rounds or rounds
     bookings = QUICK_BOOKINGS if options.quick else BOOKINGS
     h2load.program()
     with running_stack("booking") as stack, running_bench(stack) as bench:

@@ -101,7 +101,7 @@ class Verifier:
 
     async def caller(self, header: str) -> Caller:
         """The caller that an `authorization` proves; Unauthenticated with the reason otherwise."""
-        return self._remembered(header) or self._remember(header, await self.verify(bearer(header)))
+        return self.remembered(header) or self._remember(header, await self.verify(bearer(header)))
 
     async def verify(self, token: str) -> Caller:
         """The caller that a token proves; Unauthenticated with the reason otherwise."""
@@ -116,7 +116,8 @@ class Verifier:
         self._verified[header] = caller, time.monotonic() + VERIFIED_MAX_S
         return caller
 
-    def _remembered(self, header: str) -> Caller | None:
+    def remembered(self, header: str) -> Caller | None:
+        """The caller, where the same header was proved lately; Unauthenticated once it expired."""
         found = self._verified.get(header)
         if found is None or found[1] < time.monotonic():
             return None

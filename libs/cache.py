@@ -16,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -136,6 +136,18 @@ class Cache:
         value: V | None = self.hit(org_id, kind, id, at_least)
         if value is not None:
             return value
+        return await self.fetch(org_id, kind, id, fill, at_least=at_least)
+
+    async def fetch(
+        self,
+        org_id: UUID,
+        kind: str,
+        id: UUID | str,  # noqa: A002
+        fill: Callable[[], Awaitable[V | None]],
+        *,
+        at_least: Token | None = None,
+    ) -> V | None:
+        """As `get`, where `hit` gave None a moment ago."""
         if self.listening:
             self._figures.misses += 1
         else:
@@ -204,7 +216,8 @@ class Cache:
             jitter = random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)  # noqa: S311
             expires_at = self._clock() + self._ttl_s * jitter
             value = await fill()
-            if str(getattr(value, "org_id", org_id)) != str(org_id):
+            owner = getattr(value, "org_id", org_id)
+            if owner is not org_id and str(owner) != str(org_id):
                 raise RuntimeError(f"a fill read a {key[1]} of another school")
             if value is not None and flight.position is not None and self._is_current(key, flight):
                 self._entries[key] = _Entry(value, org_id.int, flight.position, expires_at)
@@ -336,8 +349,10 @@ def _key(org_id: UUID, kind: str, id: UUID | str) -> Key:  # noqa: A002
 
 def _plain(id: str) -> int | str:  # noqa: A002
     """A UUID that is written out is the same key as the UUID."""
+    digits = id.replace("-", "")
     try:
-        return UUID(id).int
+        # As UUID does it, but for what else it takes.
+        return int(digits, 16) if len(digits) == 32 else UUID(id).int
     except ValueError:
         return id
 
@@ -346,4 +361,4 @@ def _outlive_the_caller() -> None:
     """A fill serves others too: the deadline and the stream of its first caller are not its own."""
     call = calls.current()
     if call is not None:
-        calls.begin(replace(call, deadline=None, stream=None, consistency=None))
+        calls.begin(call.outlived())

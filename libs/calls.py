@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 import uuid
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -61,9 +62,15 @@ class Call:
     """time.monotonic() by which the answer must be there."""
     caller: Caller | None = None
     stream: Stream | None = None
+    metadata: Sequence[tuple[str, str | bytes]] = ()
+    """That the caller sent; of unary calls."""
     consistency: str | None = None
     """Token of the last write of this call: a reader that brings it back sees the write."""
     error_reason: str | None = None
+
+    def outlived(self) -> Call:
+        """The call without its end, for work of it that others wait for as well."""
+        return Call(self.method, self.request_id, caller=self.caller)
 
     def remaining_ms(self, at_most_ms: int) -> int:
         """Milliseconds until the deadline, at least 1 and at most `at_most_ms`."""
@@ -91,6 +98,12 @@ def caller() -> Caller:
     if call is None or call.caller is None:
         raise Unauthenticated("TOKEN_MISSING", "No token.")
     return call.caller
+
+
+def metadata() -> Sequence[tuple[str, str | bytes]]:
+    """What the caller of the unary call under way sent along."""
+    call = _current.get()
+    return () if call is None else call.metadata
 
 
 def stream() -> Stream:

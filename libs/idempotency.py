@@ -171,8 +171,9 @@ def _key(org_id: uuid.UUID, request: Message) -> dict[str, Any]:
 async def answered(
     conn: Reader, org_id: uuid.UUID, request: Any, kind: type[Answer]
 ) -> Answer | None:
-    """The answer that `request` was given before, without claiming its id: for calls that ask others
-    before they begin. Raises AlreadyExists REQUEST_ID_REUSED.
+    """The answer that `request` was given before, without claiming its id.
+
+    For calls that ask others before they begin. Raises AlreadyExists REQUEST_ID_REUSED.
     """
     key = _key(org_id, request)
     row = await (await conn.execute(SQL.find_answer, key)).fetchone()

@@ -15,11 +15,10 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias, cast
 
 import grpc
-import protovalidate
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError
 
@@ -28,17 +27,19 @@ from libs.calls import Call, Stream
 from libs.errors import (
     DeadlineExceeded,
     DomainError,
-    InvalidArgument,
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
+from libs.validation import validate
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 Handler = Callable[[Any, Context], Awaitable[Any]]
+NEAR_S, LOOK_EVERY_S = 0.5, 0.2
+"""A deadline within this time has a timer of its own; the others are looked at so often."""
 STREAM_SETTLES_S = 5.0
 """How long a stream that ends itself may take before it is cancelled."""
 
@@ -76,19 +77,35 @@ class Load:
 class Deadline:
     """Ends what runs inside, and the call's wait, when the call's time is up.
 
-    As asyncio.timeout, at half its price.
+    As asyncio.timeout, at a part of its price.
     """
 
-    __slots__ = ("_expired", "_handle", "_task")
+    __slots__ = ("_at", "_deadlines", "_expired", "_handle", "_task")
 
-    def __init__(self, call: Call, context: Context, limit_s: float) -> None:
+    def __init__(self, deadlines: Deadlines, call: Call, context: Context, limit_s: float) -> None:
         # None without a deadline, whatever the stubs say.
         remaining = cast("float | None", context.time_remaining())
         timeout_s = limit_s if remaining is None else min(remaining, limit_s)
-        call.deadline = time.monotonic() + timeout_s
+        self._at = call.deadline = time.monotonic() + timeout_s
         self._expired = False
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._handle = self._task.get_loop().call_later(max(0.0, timeout_s), self._expire)
+        self._deadlines = deadlines
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task(deadlines.loop))
+        self._handle: asyncio.TimerHandle | None = None
+        if timeout_s < NEAR_S:
+            self.arm(time.monotonic())
+        else:
+            deadlines.add(self)
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether it needs no look any more: its own timer runs."""
+        return self._handle is not None
+
+    def arm(self, now: float) -> None:
+        """Set the timer, if it is near."""
+        if self._handle is None and self._at - now < NEAR_S:
+            delay_s = max(0.0, self._at - now)
+            self._handle = self._deadlines.loop.call_later(delay_s, self._expire)
 
     def _expire(self) -> None:
         self._expired = True
@@ -98,10 +115,37 @@ class Deadline:
         """The clock runs already."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
+        self._deadlines.discard(self)
         # Cancelled by others as well, it stays cancelled.
         if self._expired and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise DeadlineExceeded("DEADLINE_EXCEEDED", "The call took too long.") from None
+
+
+class Deadlines:
+    """Those of the calls under way that are far: few come near, so few get a timer of their own."""
+
+    def __init__(self) -> None:
+        self._far: set[Deadline] = set()
+        self._looking: asyncio.TimerHandle | None = None
+        self.loop = asyncio.get_running_loop()
+
+    def add(self, deadline: Deadline) -> None:
+        self._far.add(deadline)
+        if self._looking is None:
+            self._looking = self.loop.call_later(LOOK_EVERY_S, self._look)
+
+    def discard(self, deadline: Deadline) -> None:
+        self._far.discard(deadline)
+
+    def _look(self) -> None:
+        """Every now and then, as long as there are calls."""
+        now = time.monotonic()
+        for deadline in self._far:
+            deadline.arm(now)
+        self._far = {deadline for deadline in self._far if not deadline.is_armed}
+        self._looking = self.loop.call_later(LOOK_EVERY_S, self._look) if self._far else None
 
 
 class Streams:
@@ -145,6 +189,7 @@ class Chain:
     streams: Streams
     call_timeout_s: float
     stream_age_max_s: float
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     def wrap(self, method: Method, behaviour: Handler) -> Handler:
         """The handler of `method` inside all layers that concern it."""
@@ -163,28 +208,29 @@ class Chain:
         observe = telemetry.rpc(method.name)
         load = self.load if method.gated else Load(sys.maxsize, 0)
         limit_s = method.timeout_s or self.call_timeout_s
-        rule, verifier = method.rule, self.verifier
+        rule, verifier, deadlines = method.rule, self.verifier, self.deadlines
 
         async def guarded(request: Any, context: Context, call: Call, metadata: Metadata) -> Any:
             if load.calls >= load.calls_max:
                 raise overloaded()
             load.calls += 1
             try:
-                with Deadline(call, context, limit_s):
+                with Deadline(deadlines, call, context, limit_s):
                     if rule is not None:
                         header = access.authorization(metadata)
                         # Also of a refused call: the log says whose it was.
-                        call.caller = await verifier.caller(header)
-                        rule.allow(call.caller)
+                        caller = verifier.remembered(header) or await verifier.caller(header)
+                        call.caller = caller
+                        rule.allow(caller)
                     validate(request)
                     return await behaviour(request, context)
             finally:
                 load.calls -= 1
 
         async def handler(request: Any, context: Context) -> Any:
-            call = Call(method.name)
+            metadata = tuple(context.invocation_metadata() or ())
+            call = Call(method.name, metadata=metadata)
             calls.begin(call)
-            metadata: Metadata = context.invocation_metadata() or ()
             started = time.perf_counter()
             with observe.span(metadata):
                 try:
@@ -337,32 +383,6 @@ def validation_layer(inner: Handler) -> Handler:
         return await inner(request, context)
 
     return handler
-
-
-def validate(message: Any) -> None:
-    """Raise InvalidArgument with every field of the message that breaks a rule of its proto."""
-    if isinstance(message, DecodeError):
-        raise message
-    try:
-        protovalidate.validate(message)
-    except protovalidate.ValidationError as error:
-        fields = [(_path(violation), violation.proto.message) for violation in error.violations]
-        raise InvalidArgument(
-            "INVALID_REQUEST",
-            "; ".join(f"{field}: {wrong}" for field, wrong in fields),
-            fields=fields,
-        ) from None
-
-
-def _path(violation: protovalidate.Violation) -> str:
-    path = violation.proto.field
-    return ".".join(map(_step, path.elements)) if path else ""
-
-
-def _step(element: Any) -> str:
-    """A field, with its place where it is one of a list: bookings[57]."""
-    at = element.subscript
-    return f"{element.field_name}[{at.value}]" if at else str(element.field_name)
 
 
 def handlers(

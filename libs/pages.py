@@ -20,6 +20,7 @@ from libs.errors import InvalidArgument
 SIZE_DEFAULT = 20
 SIZE_MAX = 1_000
 _MAC_BYTES = 16
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 def size(request: Any) -> int:
@@ -37,7 +38,7 @@ class Pages:
 
     def token(self, request: Message, org_id: uuid.UUID, values: list[Any]) -> str:
         """The token that continues `request` behind a row with these sort values (JSON types)."""
-        body = json.dumps(values, separators=(",", ":")).encode()
+        body = _JSON.encode(values).encode()
         return base64.urlsafe_b64encode(self._mac(request, org_id, body) + body).decode()
 
     def start(self, request: Any, org_id: uuid.UUID, first: list[Any]) -> list[Any]:

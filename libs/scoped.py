@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
-from psycopg import AsyncConnection, errors, waiting
+from psycopg import AsyncConnection, abc, errors, waiting
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import ConnStatus, ExecStatus, Format, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
@@ -72,6 +72,10 @@ class Rows:
         rows = self._rows[self._next :] if self._next else self._rows
         self._next = len(self._rows)
         return rows
+
+    def all(self) -> list[TupleRow]:
+        """Every row."""
+        return self._rows
 
     async def __aiter__(self) -> AsyncIterator[TupleRow]:
         while (row := await self.fetchone()) is not None:
@@ -141,10 +145,21 @@ class Sent:
 
     statement: Statement
     values: Sequence[Any]
+    later: Later | None = None
+    """Who gets the rows, where it is not the caller of `execute`."""
+
+
+class Later:
+    """The rows of a statement that `conn.later` put ahead: there once the next one is answered."""
+
+    __slots__ = ("rows",)
+
+    def __init__(self) -> None:
+        self.rows: Sequence[TupleRow] = ()
 
 
 @dataclass(slots=True)
-class _Wired:
+class Wired:
     """A statement with its parameters as libpq takes them."""
 
     statement: Statement
@@ -157,6 +172,14 @@ def statement(query: bytes, params: Params = None) -> Sent:
     """A statement of `queries.sql` with its parameters."""
     found = compiled(query, params is not None)
     return Sent(found, found.values(params))
+
+
+def wired(sent: Sent, adapt: abc.Transformer) -> Wired:
+    """What libpq is told; psycopg's errors when a value has no form in SQL."""
+    if not sent.values:
+        return Wired(sent.statement, (), (), None)
+    dumped = adapt.dump_sequence(sent.values, sent.statement.formats)
+    return Wired(sent.statement, dumped, adapt.types or (), adapt.formats)
 
 
 _BEGIN = statement(b"BEGIN")
@@ -192,9 +215,49 @@ class Connection(AsyncConnection[TupleRow]):
     # --- scopes ---
 
     async def once(self, scope: Sent, query: bytes, params: Params) -> Rows:
-        """One statement behind `scope`, in a transaction of its own: one round trip."""
+        """One SELECT behind `scope`, in a transaction of its own: one round trip."""
         async with self.lock:
-            return await self._answer([scope, statement(query, params)], sync=True)
+            sent = [scope, statement(query, params)]
+            try:
+                return await self._answer(sent, sync=True)
+            except _STALE:
+                # Its plan was made before a migration; a new one is made now.
+                return await self._answer(sent, sync=True)
+
+    async def batch(self, reads: Sequence[tuple[Wired, Wired]]) -> list[Rows | errors.Error | None]:
+        """Statements, each behind a scope of its own, all in one transaction and one round trip.
+
+        For each its rows or what is wrong with it; None behind a failure, where nothing ran, and
+        for what can't be read.
+        OperationalError when the connection is lost.
+        """
+        async with self.lock:
+            flat = [*chain.from_iterable(reads)]
+            fresh, received = await self._exchange(flat, sync=True)
+        if self.pgconn.status != ConnStatus.OK:
+            raise errors.OperationalError("the connection was lost")
+        results = [*self._executed(flat, fresh, received)]
+        return [
+            self._read(statement, scoped, result)
+            for (_, statement), scoped, result in zip(
+                reads, results[::2], results[1::2], strict=True
+            )
+        ]
+
+    def _read(
+        self, sent: Wired, scoped: PGresult | None, result: PGresult | None
+    ) -> Rows | errors.Error | None:
+        """What a statement of a batch came to; never rows without its scope."""
+        if scoped is None or scoped.status != ExecStatus.TUPLES_OK:
+            result = scoped
+        if result is None or result.status == ExecStatus.PIPELINE_ABORTED:
+            return None
+        if result.status in _FAILED:
+            return self._error(result)
+        try:
+            return self._rows(sent.statement, result)
+        except Exception:  # noqa: BLE001 (asked for by itself, it says so again)
+            return None
 
     def begin_reading(self, scope: Sent) -> None:
         """Open an implicit transaction; `scope` leaves with its first statement."""
@@ -260,6 +323,22 @@ class Connection(AsyncConnection[TupleRow]):
             return
         self._ahead.append(statement(query, params))
 
+    def later(self, query: bytes, params: Params = None) -> Later:
+        """As `send`, for rows that nobody needs before those of the next statement."""
+        if self._scope != "write":
+            raise errors.ProgrammingError("nothing but a write puts statements ahead")
+        sent = statement(query, params)
+        sent.later = Later()
+        self._ahead.append(sent)
+        return sent.later
+
+    async def flush(self) -> None:
+        """Have what is ahead answered: the rows that were put off are there then."""
+        async with self.lock:
+            ahead, self._ahead = self._ahead, []
+            self._still_in_transaction(ahead)
+            await self._trip(ahead, sync=True)
+
     async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         """psycopg's way to talk to the server; what is ahead goes first."""
         if self._scope == "read":
@@ -317,27 +396,40 @@ class Connection(AsyncConnection[TupleRow]):
         """
         pgconn = self.pgconn
         # All of it before anything is sent: it may fail.
-        wired = [self._wired(sent) for sent in batch]
-        try:
-            if pgconn.pipeline_status == PipelineStatus.OFF:
-                pgconn.enter_pipeline_mode()
-            fresh = self._put(wired)
-            if sync:
-                pgconn.pipeline_sync()
-            else:
-                pgconn.send_flush_request()
-            expected = len(wired) + len(fresh) + sync
-            received = await self._wait_for(_received(pgconn, expected))
-        finally:
-            self._leave(sync=sync)
+        ready = [wired(sent, self._adapt) for sent in batch]
+        fresh, received = await self._exchange(ready, sync=sync)
         alive = pgconn.status == ConnStatus.OK
-        results, error = self._sort(wired, fresh, received, optional)
+        results, error = self._sort(ready, fresh, received, optional)
         if error is None:
+            self._hand_over(batch, results)
             return results
         if not sync and alive:
             # What follows in this implicit transaction would be skipped: it ends here.
             await self._trip([], sync=True)
         raise error
+
+    def _hand_over(self, batch: Sequence[Sent], results: Sequence[PGresult | None]) -> None:
+        for sent, result in zip(batch, results, strict=True):
+            if sent.later is not None:
+                sent.later.rows = self._rows(sent.statement, result).all()
+
+    async def _exchange(
+        self, batch: Sequence[Wired], *, sync: bool
+    ) -> tuple[dict[int, bytes], list[PGresult]]:
+        """Send and wait: what was prepared, by its place, and all that came back."""
+        pgconn = self.pgconn
+        try:
+            if pgconn.pipeline_status == PipelineStatus.OFF:
+                pgconn.enter_pipeline_mode()
+            fresh = self._put(batch)
+            if sync:
+                pgconn.pipeline_sync()
+            else:
+                pgconn.send_flush_request()
+            expected = len(batch) + len(fresh) + sync
+            return fresh, await self._wait_for(_received(pgconn, expected))
+        finally:
+            self._leave(sync=sync)
 
     def _leave(self, *, sync: bool) -> None:
         """After a trip, however it went: ready for the next one, or closed."""
@@ -352,24 +444,20 @@ class Connection(AsyncConnection[TupleRow]):
         elif pgconn.status != ConnStatus.OK:
             self._deafen()
 
-    def _wired(self, sent: Sent) -> _Wired:
-        if not sent.values:
-            return _Wired(sent.statement, (), (), None)
-        adapt = self._adapt
-        dumped = adapt.dump_sequence(sent.values, sent.statement.formats)
-        return _Wired(sent.statement, dumped, adapt.types or (), adapt.formats)
-
-    def _put(self, batch: Sequence[_Wired]) -> dict[int, bytes]:
+    def _put(self, batch: Sequence[Wired]) -> dict[int, bytes]:
         """Hand the statements to libpq; the names of those that it must prepare, by their place."""
         pgconn, names = self.pgconn, self._names
         fresh: dict[int, bytes] = {}
-        for place, wired in enumerate(batch):
-            of = wired.statement
-            name = names.get((of, wired.types))
+        repeated: dict[tuple[Statement, tuple[int, ...]], bytes] = {}
+        for place, each in enumerate(batch):
+            of, key = each.statement, (each.statement, each.types)
+            name = names.get(key) or repeated.get(key)
             if name is None:
                 name = fresh[place] = self._new_name()
-                pgconn.send_prepare(name, of.text, wired.types)
-            pgconn.send_query_prepared(name, wired.dumped, wired.formats, of.format)
+                if name:
+                    repeated[key] = name
+                pgconn.send_prepare(name, of.text, each.types)
+            pgconn.send_query_prepared(name, each.dumped, each.formats, of.format)
         return fresh
 
     def _new_name(self) -> bytes:
@@ -380,24 +468,15 @@ class Connection(AsyncConnection[TupleRow]):
 
     def _sort(
         self,
-        batch: Sequence[_Wired],
+        batch: Sequence[Wired],
         fresh: Mapping[int, bytes],
         received: Sequence[PGresult],
         optional: int,
     ) -> tuple[list[PGresult | None], errors.Error | None]:
         """The result of each statement, and the first error; what was prepared is kept."""
         results: list[PGresult | None] = []
-        upcoming = iter(received)
         must = len(batch) - optional
-        for place, wired in enumerate(batch):
-            if fresh and place in fresh:
-                prepared = next(upcoming, None)
-                if prepared is not None and prepared.status == ExecStatus.COMMAND_OK:
-                    self._keep(wired, fresh[place])
-                else:
-                    next(upcoming, None)  # that it was skipped
-                    upcoming = chain([prepared], upcoming) if prepared else upcoming
-            result = next(upcoming, None)
+        for place, result in enumerate(self._executed(batch, fresh, received)):
             if result is not None and result.status not in _FAILED:
                 results.append(result)
             elif place < must:
@@ -406,7 +485,26 @@ class Connection(AsyncConnection[TupleRow]):
                 results.append(None)
         return results, None
 
-    def _keep(self, wired: _Wired, name: bytes) -> None:
+    def _executed(
+        self, batch: Sequence[Wired], fresh: Mapping[int, bytes], received: Iterable[PGresult]
+    ) -> Iterator[PGresult | None]:
+        """The result of each statement, None where it is missing; what was prepared is kept.
+
+        Of one that could not be prepared it is that failure.
+        """
+        upcoming = iter(received)
+        for place, each in enumerate(batch):
+            if fresh and place in fresh:
+                prepared = next(upcoming, None)
+                if prepared is not None and prepared.status == ExecStatus.COMMAND_OK:
+                    self._keep(each, fresh[place])
+                else:
+                    next(upcoming, None)  # that it was skipped
+                    yield prepared
+                    continue
+            yield next(upcoming, None)
+
+    def _keep(self, wired: Wired, name: bytes) -> None:
         if name:
             self._names[wired.statement, wired.types] = name
 
@@ -462,6 +560,13 @@ class Connection(AsyncConnection[TupleRow]):
         if self._listens_to >= 0:
             asyncio.get_running_loop().remove_reader(self._listens_to)
             self._listens_to = -1
+
+    def give_up(self) -> None:
+        """Close it at once; who waits for an answer gets OperationalError."""
+        self._deafen()
+        self.pgconn.finish()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(errors.OperationalError("the connection was given up"))
 
     async def _settle(self, received: Received) -> None:
         """Cancel what is under way and take its answers, or close the connection."""

@@ -53,7 +53,15 @@ Probe = Callable[[], Awaitable[None]]
 class Server:
     """A gRPC server with health, reflection and the chain of layers around each method."""
 
-    def __init__(self, settings: Settings, verifier: Verifier, *, probe: Probe) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        verifier: Verifier,
+        *,
+        probe: Probe,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+    ) -> None:
+        """`message_bytes_max`: of a request; a larger one is RESOURCE_EXHAUSTED by the library."""
         self._settings = settings
         self._verifier = verifier
         self._probe = probe
@@ -66,7 +74,7 @@ class Server:
             call_timeout_s=settings.call_timeout_s,
             stream_age_max_s=settings.stream_age_max_s,
         )
-        self._server = grpc.aio.server(options=options(settings))
+        self._server = grpc.aio.server(options=options(settings, message_bytes_max))
         self._health = HealthServicer()
         self._services: list[str] = []
         self.port = 0
@@ -306,13 +314,15 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def options(settings: Settings) -> list[tuple[str, int]]:
+def options(
+    settings: Settings, message_bytes_max: int = MESSAGE_BYTES_MAX
+) -> list[tuple[str, int]]:
     """What the gRPC library is told; the bench's bare server is told the same."""
     age_ms = int(settings.stream_age_max_s * 1000)
     return [
         # A second process on the port must fail, not take half of the connections.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+        ("grpc.max_receive_message_length", message_bytes_max),
         ("grpc.max_send_message_length", 4 * MESSAGE_BYTES_MAX),
         ("grpc.max_metadata_size", METADATA_BYTES_MAX // 2),
         ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),

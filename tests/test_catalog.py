@@ -28,6 +28,8 @@ KEYS_WITHOUT_ORG = {
     "TripPoint": "a fifth of the hottest table's cost; trip ids are made by the database alone",
     "Org": "its id is the school's id",
 }
+# Foreign keys without an index of their own, and why.
+NOT_COVERED = {"ledger_entry_of_account": "accounts are never deleted: nobody has the right to"}
 BYPASSING = {"tracking_ingest", "booking_reporting", "migrator"}
 # index -> (schemas that have it, leading columns)
 INDEXES = {
@@ -55,6 +57,13 @@ INDEXES = {
     "idx_availability_exception_instructor_date": (("booking",), ["instructorId", "date"]),
     "idx_booking_status_org_date": (("booking",), ["status", "orgId", "startAt"]),
     "idx_instructor_stats_org": (("booking",), ["orgId"]),
+    "idx_payment_org_status": (("payments",), ["orgId", "status"]),
+    "idx_payment_org_created_status": (("payments",), ["orgId", "createdAt", "status"]),
+    "idx_payment_stripe_intent": (("payments",), ["stripePaymentIntentId"]),
+    "idx_payout_instructor_created": (("payments",), ["instructorId", "createdAt"]),
+    "idx_payout_stripe_transfer": (("payments",), ["stripeTransferId"]),
+    "idx_webhook_event_id": (("payments",), ["eventId"]),
+    "idx_webhook_provider_processed": (("payments",), ["provider", "processedAt"]),
     "rejected_point_pkey": (
         ("tracking",),
         ["orgId", "subject", "uploadId", "sequence", "index"],
@@ -334,7 +343,7 @@ def test_every_foreign_key_is_covered_by_an_index(catalog: psycopg.Connection) -
         """,
         {"schemas": list(SERVICES)},
     ).fetchall()
-    assert found == []
+    assert {name for _, name in found} == set(NOT_COVERED)
 
 
 def test_the_schema_keeps_to_what_a_distributed_one_allows(catalog: psycopg.Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,7 +243,12 @@ def declared_message(
 # --- errors ------------------------------------------------------------------------------------
 
 ROW = re.compile(r"^\| `([A-Z][A-Z0-9_]+)` \| (\w+) \|", re.MULTILINE)
-KINDS = {kind.__name__: kind.code.name for kind in walking.subclasses(DomainError)}
+# Those alone that everybody raises: what a module derives from them has a reason of its own.
+KINDS = {
+    kind.__name__: kind.code.name
+    for kind in walking.subclasses(DomainError)
+    if kind.__module__ == DomainError.__module__
+}
 
 
 def test_the_list_of_errors_names_what_the_code_can_raise_and_nothing_else() -> None:
@@ -254,27 +260,41 @@ def raised() -> set[tuple[str, str]]:
     """Reason and code of every error that the code makes."""
     made = {("INTERNAL", "INTERNAL")}
     for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            first = node.args[0]
-            text = first.value if isinstance(first, ast.Constant) else None
-            if name == "not_found" and isinstance(text, str):
+        for name, text in named_calls(ast.parse(path.read_text())):
+            if name == "not_found":
                 made.add((f"{text.upper()}_NOT_FOUND", "NOT_FOUND"))
-            elif name in KINDS and isinstance(text, str):
+            elif name in KINDS:
                 made.add((text, KINDS[name]))
     return made
 
 
+def named_calls(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """What is called with a text first, and the text; of super().__init__ the known class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield from _named(node, getattr(node.func, "attr", getattr(node.func, "id", "")))
+        elif isinstance(node, ast.ClassDef):
+            for base, call in itertools.product(node.bases, ast.walk(node)):
+                if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":
+                    yield from _named(call, node.name if node.name in KINDS else ast.unparse(base))
+
+
+def _named(call: ast.Call, name: str) -> Iterator[tuple[str, str]]:
+    first = call.args[0] if call.args else None
+    if isinstance(first, ast.Constant) and isinstance(first.value, str):
+        yield name, first.value
+
+
 def rules() -> set[tuple[str, str]]:
-    """Named rules of the migrations; primary keys are no rules but identities."""
+    """Named rules of the migrations, of functions too; primary keys are identities, no rules."""
     texts = [path.read_text() for path in ROOT.glob("services/*/migrations/*.sql")]
     constraint = re.compile(r"CONSTRAINT (\w+)\s+(CHECK|FOREIGN KEY|UNIQUE|EXCLUDE)")
     # Of tables, whose names are quoted: a view is refreshed, nobody writes to it. An id is no rule.
     unique_index = re.compile(r'CREATE (UNIQUE) INDEX (\w+)\s+ON \w+\."\w+"\s+(?!\("orgId", id\))')
     named = [found for text in texts for found in constraint.findall(text)]
     named += [(name, kind) for text in texts for kind, name in unique_index.findall(text)]
+    raised = re.compile(r"RAISE check_violation USING[^;]+CONSTRAINT = '(\w+)'")
+    named += [(name, "CHECK") for text in texts for name in raised.findall(text)]
     return {
         (name.upper(), "ALREADY_EXISTS" if kind == "UNIQUE" else "FAILED_PRECONDITION")
         for name, kind in named

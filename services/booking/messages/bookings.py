@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import groupby
 from typing import Any
 
 from driveflow.booking.v1 import booking_pb2 as pb
@@ -69,35 +68,43 @@ def reader(paths: tuple[str, ...]) -> Fields:
     """What turns rows with the columns of `paths`, and maybe more, into fields of a Booking.
 
     pb.Booking(**fields), or a list of fields where a message takes bookings: twice as fast as a
-    message each, and a page of bookings costs more by its messages than by its query.
+    message each. A page of bookings costs more by its messages than by its query, so this is
+    written out as one expression, of names of `paths` alone, which are those of our columns.
     """
-    flat = tuple(path for path in paths if "." not in path)
-    conversions = tuple((path, _CONVERSIONS[path]) for path in flat if path in _CONVERSIONS)
-    nested = tuple(_nested(paths))
-
-    def fields(row: Row) -> dict[str, Any]:
-        values: dict[str, Any] = dict(zip(flat, row, strict=False))
-        for path, convert in conversions:
-            values[path] = convert(values[path])
-        for name, keys, start, end, unknown in nested:
-            below = row[start:end]
-            if below != unknown:
-                values[name] = dict(zip(keys, below, strict=True))
-        return values
-
-    return fields
+    entries = [
+        f"{path!r}: {_converted(path, at)}" for at, path in enumerate(paths) if "." not in path
+    ]
+    entries += [f"{name!r}: {_nested(below)}" for name, below in _groups(paths)]
+    if not "".join(paths).replace(".", "_").isidentifier():
+        raise ValueError(f"not names of fields: {paths}")
+    text = f"lambda row: {{{', '.join(entries)}}}"
+    found: Fields = eval(text, {"moment": _moment, "statuses": STATUSES})  # noqa: S307
+    return found
 
 
-def _nested(paths: tuple[str, ...]) -> list[tuple[str, tuple[str, ...], int, int, Row]]:
-    """Messages within a booking: name, fields, where their columns are, and what these are when
-    nothing is known: then it is unset."""
-    below = [(place_, path.split(".")) for place_, path in enumerate(paths) if "." in path]
-    groups = []
-    for name, group in groupby(below, key=lambda each: each[1][0]):
-        places, fields = zip(*((place_, field) for place_, (_, field) in group), strict=True)
-        unknown = tuple("" if field == "address" else None for field in fields)
-        groups.append((name, fields, places[0], places[-1] + 1, unknown))
-    return groups
+def _converted(path: str, at: int) -> str:
+    if path == "status":
+        return f"statuses[row[{at}]]"
+    return f"moment(row[{at}])" if path.endswith("_time") else f"row[{at}]"
+
+
+def _groups(paths: tuple[str, ...]) -> list[tuple[str, list[tuple[int, str]]]]:
+    """Messages within a booking: their fields and the columns of these."""
+    below: dict[str, list[tuple[int, str]]] = {}
+    for at, path in enumerate(paths):
+        name, _, field = path.partition(".")
+        if field:
+            below.setdefault(name, []).append((at, field))
+    return [*below.items()]
+
+
+def _nested(below: list[tuple[int, str]]) -> str:
+    """Unset when nothing is known of it."""
+    known = " or ".join(
+        f"row[{at}]" if field == "address" else f"row[{at}] is not None" for at, field in below
+    )
+    fields = ", ".join(f"{field!r}: row[{at}]" for at, field in below)
+    return f"{{{fields}}} if {known} else None"
 
 
 def _moment(us: int | None) -> dict[str, int] | None:
@@ -106,23 +113,6 @@ def _moment(us: int | None) -> dict[str, int] | None:
         return None
     seconds, us = divmod(us, 1_000_000)
     return {"seconds": seconds, "nanos": us * 1_000} if us else {"seconds": seconds}
-
-
-_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "status": STATUSES.__getitem__,
-    **dict.fromkeys(
-        (
-            "start_time",
-            "end_time",
-            "hold_expire_time",
-            "cancel_time",
-            "original_start_time",
-            "create_time",
-            "update_time",
-        ),
-        _moment,
-    ),
-}
 
 
 def quote(row: CancellationQuote) -> pb.CancellationQuote:

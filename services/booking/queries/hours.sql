@@ -2,6 +2,10 @@
 -- Waits in line for each of the keys, in this order, until the transaction ends.
 SELECT pg_advisory_xact_lock(key) FROM unnest(%(keys)s::bigint[]) AS key;
 
+-- name: try_locks
+-- Takes each of the keys that is free until the transaction ends; those that are not come back.
+SELECT key FROM unnest(%(keys)s::bigint[]) AS key WHERE NOT pg_try_advisory_xact_lock(key);
+
 -- name: get_calendar_version
 -- The etag of an instructor's calendar.
 SELECT "calendarVersion" FROM "Instructor"

@@ -5,15 +5,15 @@ row AS (
          r.buffer_before_min, r.buffer_after_min, r.status, r.hold_expires_at, r.price_cents,
          r.platform_fee_cents, r.instructor_share_cents, r.currency, r.pickup_address, r.pickup_lat,
          r.pickup_lng, r.dropoff_address, r.dropoff_lat, r.dropoff_lng, r.notes, r.series_id,
-         r.told, r.audited
+         r.actor, r.told, r.audited
     FROM jsonb_to_recordset(%(bookings)s::jsonb) AS r (
            id uuid, student_id uuid, instructor_id uuid, service_id uuid, vehicle_id uuid,
            start_at timestamptz, end_at timestamptz, buffer_before_min int, buffer_after_min int,
            status text, hold_expires_at timestamptz, price_cents bigint,
            platform_fee_cents bigint, instructor_share_cents bigint, currency text,
            pickup_address text, pickup_lat numeric, pickup_lng numeric, dropoff_address text,
-           dropoff_lat numeric, dropoff_lng numeric, notes text, series_id uuid, told jsonb,
-           audited jsonb)
+           dropoff_lat numeric, dropoff_lng numeric, notes text, series_id uuid, actor text,
+           told jsonb, audited jsonb)
 )
 
 -- name: place_bookings
@@ -31,10 +31,10 @@ WITH {booking_row}, placed AS (
     FROM row AS r
 ), history AS (
   INSERT INTO "BookingTransition" ("orgId", "bookingId", "toStatus", actor)
-  SELECT %(org_id)s::uuid, r.id, r.status, %(actor)s::text FROM row AS r
+  SELECT %(org_id)s::uuid, r.id, r.status, r.actor FROM row AS r
 ), audit AS (
   INSERT INTO "AuditLog" ("orgId", "actorUserId", "entityType", "entityId", action, after)
-  SELECT %(org_id)s::uuid, %(actor)s::text, 'booking', r.id::text, 'create', r.audited
+  SELECT %(org_id)s::uuid, r.actor, 'booking', r.id::text, 'create', r.audited
     FROM row AS r
 )
 INSERT INTO "Outbox" ("orgId", "aggregateType", "aggregateId", "aggregateVersion", topic, type,

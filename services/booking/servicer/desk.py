@@ -30,7 +30,7 @@ class Desk:
         """The school, maybe from the cache: for reads. Raises NotFound when there is none."""
 
         async def fill() -> Org | None:
-            return await store.get_org(self.orgs.reader(org_id), org_id)
+            return await store.get_org(self.orgs.quick_reader(org_id), org_id)
 
         org = await self.cache.get(org_id, Org.KIND, org_id, fill, at_least=at_least)
         if org is None:

@@ -222,7 +222,9 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         org_id = calls.caller().org
         student_id = uuid.UUID(request.student_id)
         paths = masks.paths(request.read_mask, store.STUDENT_FIELDS, tuple(store.STUDENT_FIELDS))
-        student = await store.get_student(self._orgs.reader(org_id), org_id, student_id, paths)
+        student = await store.get_student(
+            self._orgs.quick_reader(org_id), org_id, student_id, paths
+        )
         return messages.student(_found(student, STUDENT.name, student_id), paths)
 
     async def ListStudents(
@@ -379,7 +381,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         paths = masks.paths(request.read_mask, kind.fields, tuple(kind.fields))
 
         async def fill() -> EntityT | None:
-            return await kind.get(self._orgs.reader(org_id), org_id, wanted_id)
+            return await kind.get(self._orgs.quick_reader(org_id), org_id, wanted_id)
 
         found = await self._cached(org_id, kind.name, wanted_id, fill, context)
         return kind.encode(_found(found, kind.name, wanted_id), paths)

@@ -124,7 +124,7 @@ class Filter:
 async def get_booking(
     conn: Reader, org_id: uuid.UUID, booking_id: uuid.UUID, paths: tuple[str, ...]
 ) -> Row | None:
-    query = SQL.select("get_booking", *_asked(paths))
+    query = _query("get_booking", paths)
     cursor = await conn.execute(query, {"org_id": org_id, "booking_id": booking_id})
     return await cursor.fetchone()
 
@@ -178,10 +178,25 @@ async def list_day_schedule(
 async def _page(
     conn: Reader, name: str, org_id: uuid.UUID, of: Filter, limit: int, paths: tuple[str, ...]
 ) -> list[Row]:
-    """Rows that end with start (microseconds) and id, by which the next page goes on."""
-    columns, joins = _asked(paths, of.active_instructors_only)
-    query = SQL.select(name, (*columns, _us("startAt"), "b.id::text"), joins)
+    """Rows in which `ends` finds what the next page goes on by."""
+    query = _query(name, _paged(paths), of.active_instructors_only)
     return await (await conn.execute(query, of.parameters(org_id, limit))).fetchall()
+
+
+@lru_cache(MASKS_MAX)
+def ends(paths: tuple[str, ...]) -> tuple[int, int]:
+    """Where in a page's rows start (microseconds) and id are, by which the next page goes on."""
+    fetched = _paged(paths)
+    return fetched.index("start_time"), fetched.index("id")
+
+
+@lru_cache(MASKS_MAX)
+def _paged(paths: tuple[str, ...]) -> tuple[str, ...]:
+    return (*paths, *(path for path in ("start_time", "id") if path not in paths))
+
+
+def _query(name: str, paths: tuple[str, ...], active_instructors_only: bool = False) -> bytes:
+    return SQL.select(name, *_asked(paths, active_instructors_only))
 
 
 @lru_cache(MASKS_MAX)

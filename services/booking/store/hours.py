@@ -12,6 +12,7 @@ from typing import Any
 from libs import queries
 from libs.orgs import Reader
 from libs.pooling import Connection
+from libs.scoped import Later
 from services.booking.model.hours import RULES_SHOWN_MAX, DateException, Rule
 
 SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "hours.sql")
@@ -19,6 +20,11 @@ SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "hours.sql
 
 async def take_locks(conn: Connection, keys: Sequence[int]) -> None:
     await conn.send(SQL.take_locks, {"keys": list(keys)})
+
+
+async def try_locks(conn: Connection, keys: Sequence[int]) -> Later:
+    """Rows of the keys that someone else has."""
+    return conn.later(SQL.try_locks, {"keys": list(keys)})
 
 
 async def get_calendar_version(

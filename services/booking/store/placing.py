@@ -24,10 +24,11 @@ SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "placing.s
 
 
 async def place_bookings(
-    conn: Connection, org_id: uuid.UUID, actor: str, placed: Sequence[Booking]
+    conn: Connection, org_id: uuid.UUID, placed: Sequence[tuple[str, Booking]]
 ) -> None:
-    rows = [_row(each) for each in placed]
-    parameters = {"org_id": org_id, "actor": actor, "bookings": Jsonb(rows)}
+    """Bookings, each with who makes it."""
+    rows = [_row(actor, booking) for actor, booking in placed]
+    parameters = {"org_id": org_id, "bookings": Jsonb(rows)}
     await conn.send(SQL.place_bookings, parameters)
 
 
@@ -75,8 +76,9 @@ def _expired(row: tuple[Any, ...]) -> Expired:
     return dataclasses.replace(after, status=status, version=after.version - 1), after
 
 
-def _row(placed: Booking) -> dict[str, Any]:
+def _row(actor: str, placed: Booking) -> dict[str, Any]:
     return {
+        "actor": actor,
         "id": str(placed.id),
         "student_id": str(placed.student_id),
         "instructor_id": str(placed.instructor_id),

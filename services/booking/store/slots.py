@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -120,7 +120,32 @@ async def judge_starts(
     except_ids: Sequence[uuid.UUID] = (),
 ) -> list[Judged]:
     """The facts about each of `wanted`, which come with the local date of their start."""
-    parameters = {
+    parameters = _judging(org_id, wanted, now, zone, except_ids)
+    cursor = await conn.execute(SQL.judge_starts, parameters)
+    return [Judged(*row) for row in await cursor.fetchall()]
+
+
+def judge_starts_later(
+    conn: Connection,
+    org_id: uuid.UUID,
+    wanted: Sequence[tuple[Wanted, date]],
+    *,
+    now: datetime,
+    zone: Sequence[Period],
+) -> Callable[[], list[Judged]]:
+    """As judge_starts; what is returned gives the facts once the next statement is answered."""
+    later = conn.later(SQL.judge_starts, _judging(org_id, wanted, now, zone, ()))
+    return lambda: [Judged(*row) for row in later.rows]
+
+
+def _judging(
+    org_id: uuid.UUID,
+    wanted: Sequence[tuple[Wanted, date]],
+    now: datetime,
+    zone: Sequence[Period],
+    except_ids: Sequence[uuid.UUID],
+) -> dict[str, Any]:
+    return {
         "org_id": org_id,
         "wanted": Jsonb([_wanted(no, each, of) for no, (each, of) in enumerate(wanted)]),
         "now": now,
@@ -128,8 +153,6 @@ async def judge_starts(
         "first_id": FIRST_ID,
         **_zone(zone),
     }
-    cursor = await conn.execute(SQL.judge_starts, parameters)
-    return [Judged(*row) for row in await cursor.fetchall()]
 
 
 async def explain_hours(

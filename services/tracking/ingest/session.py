@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
-from libs import calls, errors, interceptors
+from libs import calls, errors, interceptors, validation
 from libs.errors import DomainError, InvalidArgument, OutOfRange
 from libs.orgs import Orgs
 from services.tracking import messages, store
@@ -123,7 +123,7 @@ class Session:
         first = await self._context.read()
         if first is grpc.aio.EOF or first.WhichOneof("message") != "open":
             raise InvalidArgument("OPEN_EXPECTED", "The first message of a stream is `open`.")
-        interceptors.validate(first.open)
+        validation.validate(first.open)
         return await open_upload(self._orgs, self._writer, first.open.upload_id, first.open.gateway)
 
     async def _read(self, upload: OpenedUpload) -> None:
