@@ -66,10 +66,15 @@ def _mend(request: Message, violation: protovalidate.Violation) -> None:
         parent = parent[step.subscript.value] if step.subscript else parent
     name, rule = last.field_name, violation.proto.rule_id
     if rule == "required":
-        getattr(parent, name).SetInParent()
+        choices = parent.DESCRIPTOR.oneofs_by_name.get(name)
+        getattr(parent, choices.fields[0].name if choices else name).SetInParent()
     elif rule == "repeated.min_items":
         values = getattr(parent, name)
         values.add() if hasattr(values, "add") else values.append(str(UUID(int=1)))
+    elif rule == "string.pattern" and name == "currency":
+        setattr(parent, name, "AUD")
+    elif rule.endswith(".gt"):
+        setattr(parent, name, violation.rule_value + 1)
     elif rule.startswith("string.uuid"):
         setattr(parent, name, str(UUID(int=1)))
     else:

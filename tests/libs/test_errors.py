@@ -211,9 +211,8 @@ async def test_a_bad_request_names_every_field_that_is_wrong(serve: Serve) -> No
 
 
 def test_each_error_of_the_domain_has_a_code_of_its_own() -> None:
-    kinds = [
-        kind for kind in walking.subclasses(errors.DomainError) if kind is not errors.DomainError
-    ]
-    codes = [kind.code for kind in kinds]
+    """Services may have kinds of their own, which share the code of one of these."""
+    ours = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    codes = [kind.code for kind in ours if errors.DomainError in kind.__bases__]
     assert len(set(codes)) == len(codes)
     assert StatusCode.UNKNOWN not in codes

@@ -69,6 +69,7 @@ SELECT "orgId", id, "amountCents", currency, 'needs_response', 'du' || "stripePa
        "createdAt"
   FROM payments."Payment" WHERE status = 'disputed' ORDER BY id;
 
+-- Of the last two fifths of the payments.
 INSERT INTO payments."LedgerEntry" ("orgId", "transactionId", account, "amountCents", currency,
        kind, "sourceId", "createdAt")
 SELECT "orgId", id, side.account, side.cents, currency, side.kind, id, "capturedAt"
@@ -77,7 +78,9 @@ SELECT "orgId", id, side.account, side.cents, currency, side.kind, id, "captured
        ('stripe', 8000, 'charge'), ('platform', -1200, 'charge'), ('school', -6800, 'charge'),
        ('school', 6800, 'share_due'), ('instructor:' || "instructorId", -6800, 'share_due'))
        AS side (account, cents, kind)
- WHERE "shareStatus" = 'due' ORDER BY id;
+ WHERE "shareStatus" = 'due'
+   AND "createdAt" > %(now)s::timestamptz - make_interval(hours => %(each)s::int * 2 / 5)
+ ORDER BY id;
 
 -- One for each payment; every thousandth failed.
 INSERT INTO payments."WebhookEvent" ("eventId", provider, livemode, type, payload, "orgId", state,

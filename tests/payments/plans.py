@@ -263,7 +263,7 @@ def _webhooks() -> Asked:
     )
     yield (
         "(sweep)",
-        lambda c: events.delete_webhook_events(c, NOW - timedelta(days=90), 500),
+        lambda c: events.delete_webhook_events(c, NOW - timedelta(days=90), 250),
         {"idx_webhook_provider_processed": "provider processedAt"},
     )
     yield (

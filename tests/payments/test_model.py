@@ -18,7 +18,7 @@ from tests.payments.chaos.machine import run_machine
 from tests.postgres import Database
 from tests.tracking.stories import rows
 
-EXAMPLES, STEPS = 30, 25
+EXAMPLES, STEPS = 20, 25
 
 
 @pytest.fixture

@@ -232,7 +232,8 @@ async def test_a_failure_that_stripe_keeps_under_the_key_is_got_over(
     payment = await school.paid()
     school.fake.fault(fault, method="POST", path="/v1/refunds")
     refund = await school.refund(payment)
-    assert refund.status == pb.REFUND_STATUS_PENDING
+    # What was done there is told by webhook too, which may be faster than our answer.
+    assert refund.status != pb.REFUND_STATUS_FAILED
     await school.until(payment, "REFUNDED")
     assert school.fake.tally("refunds", "payment_id")[payment.id] == 1
 

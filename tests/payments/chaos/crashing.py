@@ -22,7 +22,7 @@ import psycopg
 from driveflow.booking.v1 import booking_pb2, directory_pb2
 from driveflow.payments.v1 import payments_pb2 as pb
 from driveflow.payments.v1.payments_pb2_grpc import PaymentServiceStub
-from libs import pooling
+from libs import issuer, pooling
 from libs.client import Connection, refusal
 from libs.events import Event
 from libs.healthcheck import status
@@ -31,11 +31,12 @@ from libs.orgs import Orgs
 from libs.settings import Settings
 from services.payments import effects
 from tests.booking import stories
+from tests.booking.serving import Booking
 from tests.booking.stories import at, morning
 from tests.payments.serving import SECRET, Town, town
 from tests.payments.stories import SCOPES
 from tests.postgres import Database
-from tests.serving import Clock, Running, common_settings
+from tests.serving import SCHOOL, Clock, Running, common_settings
 
 PATIENCE_S = 60.0
 RETRIES = 3
@@ -152,7 +153,7 @@ class Site:
         """As the school's office calls."""
         if not self.stubs:
             service = self.booked.service
-            token = service.token(self.booked.org_id, SCOPES, "office", ttl=timedelta(hours=4))
+            token = service.token(self.org_id, SCOPES, "office")
             connection = Connection(self.process.address, token)
             self.connections.push_async_callback(connection.close)
             self.stubs.append(connection.payments)
@@ -343,12 +344,26 @@ class Site:
             await asyncio.sleep(0.05)
 
 
+class Patient(Booking):
+    """Booking, with tokens that outlive a long run."""
+
+    def token(
+        self,
+        org_id: UUID | None = SCHOOL,
+        scopes: tuple[str, ...] = issuer.TENANT_SCOPES,
+        subject: str = "office",
+        ttl: timedelta = timedelta(hours=8),
+    ) -> str:
+        return super().token(org_id, scopes, subject, ttl)
+
+
 @asynccontextmanager
 async def site(database: Database, folder: Path) -> AsyncIterator[Site]:
     """Booking in this process, payments in one that may be killed, a furnished school."""
     async with AsyncExitStack() as stack:
         place = await stack.enter_async_context(town(database, folder))
-        booking = await stack.enter_async_context(place.booking())
+        running = await stack.enter_async_context(place.booking())
+        booking = Patient(**vars(running))
         place.fake.set_webhook(f"http://127.0.0.1:{place.webhook_port}/webhooks/stripe", (SECRET,))
         place.fake.top_up(10**9, "aud")
         process = Process(_environment(place, booking), folder)
