@@ -11,11 +11,13 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from libs import audit
 from libs.events import Effect, Event, tenants
 from libs.pooling import Connection
 from services.payments import books
 from services.payments.model.payments import REFUNDABLE, WAITING, Payment
 from services.payments.store import payments as store
+from services.payments.store import refunds as refund_store
 
 Clock = Callable[[], datetime]
 Call = Callable[[uuid.UUID], None]
@@ -63,6 +65,14 @@ async def share_due(clock: Clock, conn: Connection, event: Event) -> None:
         )
 
 
+async def erase_student(conn: Connection, event: Event) -> None:
+    """A student was erased: what was written of him beside his refunds goes, the figures stay."""
+    student_id = uuid.UUID(event.payload["student_id"])
+    await refund_store.erase_reasons(conn, event.org_id, student_id)
+    after = {"refund_reasons": "erased"}
+    await audit.record(conn, event.org_id, "student", student_id, "erase_payments", after=after)
+
+
 def of_booking(clock: Clock, call: Call) -> dict[str, Effect]:
     """What payments does, by type of event; `call` is told when Stripe is to be called."""
 
@@ -79,6 +89,7 @@ def of_booking(clock: Clock, call: Call) -> dict[str, Effect]:
         "booking.cancelled": calling(refund_cancelled),
         "booking.unfulfillable": calling(refund_unfulfillable),
         "lesson.completed": partial(share_due, clock),
+        "student.erased": erase_student,
     }
 
 

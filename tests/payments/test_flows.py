@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from driveflow.booking.v1 import booking_pb2
+from driveflow.booking.v1 import booking_pb2, directory_pb2
 from driveflow.payments.v1 import payments_pb2 as pb
 from tests.payments.stories import PRICE_CENTS, School, eventually
 
@@ -79,6 +79,25 @@ async def test_what_is_paid_out_shows_in_the_instructors_figures(school: School)
         return found.total_earnings_cents == 6_800
 
     await eventually(earned)
+
+
+async def test_what_was_written_beside_an_erased_students_refunds_is_forgotten(
+    school: School,
+) -> None:
+    payment = await school.paid()
+    request = pb.RefundPaymentRequest(payment_id=payment.id, amount_cents=500, reason="Sam is ill")
+    request.request_id = payment.id
+    refund = await school.stub().RefundPayment(request)
+    await school.cancel(payment.booking_id)
+    student_id = school.booked.students[0].id
+    erase = directory_pb2.EraseStudentRequest(student_id=student_id)
+    await school.booked.directory().EraseStudent(erase)
+
+    async def is_forgotten() -> bool:
+        query = 'SELECT reason FROM payments."Refund" WHERE id = %s'
+        return await school.rows(query, refund.id) == [("",)]
+
+    await eventually(is_forgotten)
 
 
 @asynccontextmanager

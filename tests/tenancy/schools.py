@@ -95,6 +95,10 @@ second: the caller's own."""
 Recipes = Mapping[str, Sequence[Recipe]]
 
 
+async def nothing() -> None:
+    """There is nothing to wait for."""
+
+
 @dataclass(frozen=True)
 class Kit:
     """A running service and how it is asked."""
@@ -121,6 +125,9 @@ class Kit:
     """Methods that make something of the caller's own, with an id and times of its own."""
     endless: Mapping[str, Callable[[Message], bool]] = field(default_factory=dict)
     """Methods whose answer has no end, and which message is the last that counts."""
+
+    rests: Callable[[], Awaitable[object]] = nothing
+    """Wait until the service does nothing of its own accord that tests have begun."""
 
     _channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
 

@@ -43,6 +43,8 @@ CREATE UNIQUE INDEX idx_payout_stripe_transfer
   ON payments."Payout" ("stripeTransferId", "orgId");
 CREATE INDEX idx_payout_due ON payments."Payout" ("orgId", "nextAttemptAt")
   WHERE "nextAttemptAt" IS NOT NULL;
+CREATE INDEX idx_payout_transferred ON payments."Payout" ("orgId", "transferredAt")
+  WHERE "transferredAt" IS NOT NULL;
 COMMENT ON COLUMN payments."Payout".reversal IS
   'The steps of taking it back: requested (stored before Stripe is called), done (at Stripe and in
 the ledger), failed (Stripe refused).';
@@ -122,8 +124,9 @@ CREATE POLICY org_only ON payments."LedgerEntry"
 -- Each thing moves money of a kind once, whatever the code does.
 CREATE UNIQUE INDEX ledger_entry_once
   ON payments."LedgerEntry" ("orgId", "sourceId", kind, account);
-CREATE INDEX idx_ledger_entry_account
-  ON payments."LedgerEntry" ("orgId", account, currency, id) INCLUDE ("amountCents", kind);
+-- A page of an account's entries without sorting all of them, and its sum.
+CREATE INDEX idx_ledger_entry_account_id
+  ON payments."LedgerEntry" ("orgId", account, id) INCLUDE (currency, "amountCents", kind);
 COMMENT ON TABLE payments."LedgerEntry" IS
   'Double entry, append-only: each movement adds up to 0 in its currency.';
 COMMENT ON COLUMN payments."LedgerEntry"."amountCents" IS

@@ -35,6 +35,13 @@ UPDATE "Refund"
  WHERE "orgId" = %(org_id)s::uuid AND id = %(refund_id)s::uuid
 RETURNING {columns};
 
+-- name: erase_reasons
+-- What was written beside a student's refunds is forgotten.
+UPDATE "Refund" AS r SET reason = ''
+  FROM "Payment" AS p
+ WHERE r."orgId" = %(org_id)s::uuid AND p."orgId" = %(org_id)s::uuid
+   AND p."studentId" = %(student_id)s::uuid AND r."paymentId" = p.id AND r.reason <> '';
+
 -- name: sum_refunds
 -- What was given back of a payment so far, and the platform's part of it.
 SELECT coalesce(sum("amountCents"), 0)::bigint, coalesce(sum("feeCents"), 0)::bigint

@@ -79,6 +79,10 @@ async def save_refund(
     return refund(row)
 
 
+async def erase_reasons(conn: Connection, org_id: uuid.UUID, student_id: uuid.UUID) -> None:
+    await conn.execute(SQL.erase_reasons, {"org_id": org_id, "student_id": student_id})
+
+
 async def sum_refunds(
     conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUID
 ) -> tuple[int, int]:

@@ -35,10 +35,16 @@ from tests.payments.chaos.money import WAITING, Back, Purse, School
 from tests.serving import at
 
 STAGES = ("asked", "paid", "heard", "driven")
-FAULTS = (None, None, None, None, "cut_after", "error_after", "error_saved", "error_unsaved")
+FAULTS = (None, None, None, "cut_after", "error_after", "error_saved", "error_unsaved")
 WORK_DONE = ("cut_after", "error_after")
 """Faults that use up what the first attempt was to bring about."""
 OUTCOMES = (None, None, None, "refund_pending", "refund_failed")
+ONCE = (
+    ("payment_intents", "payment_id"),
+    ("charges", "payment_id"),
+    ("refunds", "refund_id"),
+    ("transfers", "payout_id"),
+)
 SETTLED_AFTER = 5
 """Rounds of taking in and sweeping; two are enough where nothing waits for anything."""
 
@@ -415,6 +421,8 @@ class Machine(RuleBasedStateMachine):
                 self._take(event)
             self._sweep()
         assert not self._waiting()
+        for kind, key in ONCE:
+            assert set(self.counter.fake.tally(kind, key).values()) <= {1}, kind
         rows = self.counter.payments(self.org_id)
         for purse in self.school.purses:
             status = rows[purse.id][0]
