@@ -25,12 +25,12 @@ from libs.client import Connection
 from libs.healthcheck import status
 from libs.local.paths import ROOT
 from libs.local.postgres import AS_USER, EmbeddedPostgres
-from libs.local.stack import METRICS_OFFSET, Stack
+from libs.local.stack import METRICS_OFFSET, STRIPE_OFFSET, Stack
 from tests.postgres import free_port
 
 PARTS = ("dev", "libs", "services", "protos", "deploy")
 TIMEOUT_S = 120
-PORTS = [*range(1, 5), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
+PORTS = [*range(1, STRIPE_OFFSET + 1), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,7 @@ def test_env_names_what_it_should(running: Dev) -> None:
         *(f"DRIVEFLOW_{service.upper()}_ADDR" for service in SERVICES),
         "DRIVEFLOW_TOKEN", "DRIVEFLOW_OPS_TOKEN", "DRIVEFLOW_TOKEN_KEY", "DRIVEFLOW_JWKS",
         "DRIVEFLOW_ADMIN_DSN", "DRIVEFLOW_OPS_DSN", "DRIVEFLOW_ORG_ID",
+        "DRIVEFLOW_STRIPE_API",
     }  # fmt: skip
 
 
@@ -232,7 +233,8 @@ def test_down_stops_what_a_killed_up_left(other: Dev) -> None:
     foreground = other.foreground()
     foreground.kill()
     foreground.communicate()
-    assert len(other.stack.processes()) == len(SERVICES)
+    with_stripe = len(SERVICES) + 1
+    assert len(other.stack.processes()) == with_stripe
     assert other.run("down").returncode == 0
     assert other.is_gone()
 

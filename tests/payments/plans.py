@@ -127,8 +127,8 @@ def _payments() -> Asked:
     )
     yield (
         "CreatePayment",
-        lambda c: payments.find_live_payment(c, ORG, BOOKING),
-        {"payment_one_per_booking": "orgId bookingId"},
+        lambda c: payments.find_live_payment(c, ORG, BOOKING, PAYMENT),
+        {"idx_payment_booking": "orgId bookingId"},
     )
     by_id = {"payment_pkey": "orgId id"}
     yield "GetPayment", lambda c: payments.find_payment(c, ORG, PAYMENT), by_id

@@ -58,9 +58,10 @@ CREATE UNIQUE INDEX idx_payment_stripe_intent
 CREATE INDEX idx_payment_booking ON payments."Payment" ("orgId", "bookingId", id);
 CREATE INDEX idx_payment_captured ON payments."Payment" ("orgId", "capturedAt")
   WHERE "capturedAt" IS NOT NULL;
--- A booking is paid once; whoever has his money back may pay again.
+-- A booking is asked for once at a time. Not those that were paid: one of which all was given back
+-- may be paid again after all, when its refund fails while another is asked for.
 CREATE UNIQUE INDEX payment_one_per_booking ON payments."Payment" ("orgId", "bookingId")
-  WHERE status NOT IN ('cancelled', 'refunded');
+  WHERE status IN ('unknown', 'intent_created', 'processing', 'failed');
 CREATE INDEX idx_payment_due ON payments."Payment" ("orgId", "nextAttemptAt")
   WHERE "nextAttemptAt" IS NOT NULL;
 CREATE INDEX idx_payment_share_due

@@ -4,7 +4,7 @@
 SELECT active FROM "Tenant" WHERE "orgId" = %(org_id)s::uuid;
 
 -- name: add_payment
--- A payment that Stripe knows nothing of yet. No row when the booking has one already.
+-- A payment that Stripe knows nothing of yet. No row when the booking is asked for already.
 INSERT INTO "Payment"
        ("orgId", "bookingId", "studentId", "instructorId", "amountCents", currency,
         "applicationFeeCents", "instructorShareCents", "nextAttemptAt", "createdAt", "updatedAt")
@@ -12,7 +12,8 @@ VALUES (%(org_id)s::uuid, %(booking_id)s::uuid, %(student_id)s::uuid, %(instruct
         %(amount_cents)s::bigint, %(currency)s::text, %(application_fee_cents)s::bigint,
         %(instructor_share_cents)s::bigint, %(next_attempt_at)s::timestamptz,
         %(now)s::timestamptz, %(now)s::timestamptz)
-ON CONFLICT ("orgId", "bookingId") WHERE status NOT IN ('cancelled', 'refunded') DO NOTHING
+ON CONFLICT ("orgId", "bookingId")
+      WHERE status IN ('unknown', 'intent_created', 'processing', 'failed') DO NOTHING
 RETURNING {columns};
 
 -- name: find_payment
@@ -34,10 +35,12 @@ SELECT {columns} FROM "Payment"
    FOR UPDATE;
 
 -- name: find_live_payment
--- The payment that stands in the way of another for the booking.
+-- The payment that stands in the way of this one for the booking.
 SELECT {columns} FROM "Payment"
  WHERE "orgId" = %(org_id)s::uuid AND "bookingId" = %(booking_id)s::uuid
-   AND status NOT IN ('cancelled', 'refunded');
+   AND status NOT IN ('cancelled', 'refunded') AND id <> %(payment_id)s::uuid
+ ORDER BY id
+ LIMIT 1;
 
 -- name: lookup_payment
 -- A payment by Stripe's name of it.

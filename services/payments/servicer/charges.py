@@ -24,6 +24,7 @@ from services.payments.store.payments import LAST_ID, Filter
 from services.payments.stripe_gateway import StripeUnavailable
 
 UNKNOWN = pb.PAYMENT_STATUS_UNKNOWN
+NOBODY = uuid.UUID(int=0)
 Answer = TypeVar("Answer", pb.Payment, pb.Refund)
 
 
@@ -80,8 +81,11 @@ class Charges:
                 instructor_share_cents=booking.instructor_share_cents,
                 next_attempt_at=now + books.CALL_WITHIN,
             )
-            if payment is None:
-                raise await _payment_exists(conn, org_id, uuid.UUID(booking.id))
+            live = await store.find_live_payment(
+                conn, org_id, uuid.UUID(booking.id), payment.id if payment else NOBODY
+            )
+            if payment is None or live is not None:
+                raise payment_exists(live)
             await audit.record(
                 conn,
                 org_id,
@@ -277,10 +281,8 @@ def _check_currency(payment: Payment, currency: str) -> None:
         )
 
 
-async def _payment_exists(
-    conn: Connection, org_id: uuid.UUID, booking_id: uuid.UUID
-) -> AlreadyExists:
-    live = await store.find_live_payment(conn, org_id, booking_id)
+def payment_exists(live: Payment | None) -> AlreadyExists:
+    """The answer for a booking that is asked for, or was paid, already."""
     metadata = {"payment_id": str(live.id)} if live else {}
     return AlreadyExists("PAYMENT_EXISTS", "The booking has a payment.", metadata=metadata)
 

@@ -92,9 +92,11 @@ async def lock_payments_of_booking(
 
 
 async def find_live_payment(
-    conn: Reader, org_id: uuid.UUID, booking_id: uuid.UUID
+    conn: Reader, org_id: uuid.UUID, booking_id: uuid.UUID, payment_id: uuid.UUID
 ) -> Payment | None:
-    return await _one(conn, "find_live_payment", org_id=org_id, booking_id=booking_id)
+    return await _one(
+        conn, "find_live_payment", org_id=org_id, booking_id=booking_id, payment_id=payment_id
+    )
 
 
 async def lookup_payment(conn: Reader, org_id: uuid.UUID, intent_id: str) -> Payment | None:

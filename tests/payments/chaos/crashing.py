@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -232,6 +232,15 @@ class Site:
 
     # --- crashes ---
 
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Stripe tells nothing by itself: its events would make up for what was forgotten."""
+        self.town.fake.set_webhook(None, ())
+        try:
+            yield
+        finally:
+            listen(self.town)
+
     async def crash(self, calls: Sequence[Call], place: str, passing: int = 1) -> None:
         """Make the calls at once; the service dies when one of them passes the place."""
         pid = self.process.pid
@@ -344,6 +353,11 @@ class Site:
             await asyncio.sleep(0.05)
 
 
+def listen(place: Town) -> None:
+    """Have Stripe tell payments what happens."""
+    place.fake.set_webhook(f"http://127.0.0.1:{place.webhook_port}/webhooks/stripe", (SECRET,))
+
+
 class Patient(Booking):
     """Booking, with tokens that outlive a long run."""
 
@@ -364,7 +378,7 @@ async def site(database: Database, folder: Path) -> AsyncIterator[Site]:
         place = await stack.enter_async_context(town(database, folder))
         running = await stack.enter_async_context(place.booking())
         booking = Patient(**vars(running))
-        place.fake.set_webhook(f"http://127.0.0.1:{place.webhook_port}/webhooks/stripe", (SECRET,))
+        listen(place)
         place.fake.top_up(10**9, "aud")
         process = Process(_environment(place, booking), folder)
         stack.push_async_callback(process.close)

@@ -1348,7 +1348,7 @@ class LedgerEntry(_message.Message):
     currency: _builtins.str
     """ISO 4217 code."""
     kind: _builtins.str
-    """charge, refund, share_due, share_void, payout, payout_reversal, dispute, dispute_won, dispute_lost."""
+    """charge, refund, refund_failed, share_due, share_void, payout, payout_reversal, dispute, dispute_won, dispute_lost."""
     source_id: _builtins.str
     """UUID of the payment, refund, payout or dispute that moved it."""
     @_builtins.property
