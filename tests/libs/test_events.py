@@ -487,7 +487,8 @@ async def test_a_consumer_that_is_down_delays_and_loses_nothing(platform: Platfo
     emitted = [str(await platform.emit()) for _ in range(3)]
     await platform.subscribe().read(3)
     payments = 'SELECT "acknowledgedId" FROM booking."EventConsumer" WHERE consumer = %s'
-    await until(lambda: platform.rows(payments, "payments") != [(None,)])
+    last = 'SELECT max(id) FROM booking."Outbox"'
+    await until(lambda: platform.rows(payments, "payments") == platform.rows(last))
     processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
     platform.clock.ahead += timedelta(days=100)
     await both.mark()
