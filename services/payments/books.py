@@ -127,7 +127,7 @@ async def keep_refund(
     """A refund's new state: the ledger, what is left of the payment, its status."""
     if after == before:
         return before
-    given_back, _ = await refund_store.sum_refunds(conn, org_id, payment.id)
+    given_back = await refund_store.sum_refunds(conn, org_id, payment.id)
     if after.status == "succeeded" and before.status != "succeeded":
         so_far, given_back = given_back, given_back + after.amount_cents
         after = replace(after, fee_cents=fee_given_back(payment, so_far, given_back))
@@ -212,7 +212,7 @@ async def keep_dispute(
             return
         after = await refund_store.save_dispute(conn, org_id, after, now)
     await _move_disputed(conn, org_id, before, after)
-    given_back, _ = await refund_store.sum_refunds(conn, org_id, payment.id)
+    given_back = await refund_store.sum_refunds(conn, org_id, payment.id)
     changed = await _restand(conn, org_id, payment, given_back, now)
     await telling.disputed(conn, org_id, changed, after)
 

@@ -43,8 +43,8 @@ UPDATE "Refund" AS r SET reason = ''
    AND p."studentId" = %(student_id)s::uuid AND r."paymentId" = p.id AND r.reason <> '';
 
 -- name: sum_refunds
--- What was given back of a payment so far, and the platform's part of it.
-SELECT coalesce(sum("amountCents"), 0)::bigint, coalesce(sum("feeCents"), 0)::bigint
+-- What was given back of a payment so far.
+SELECT coalesce(sum("amountCents"), 0)::bigint
   FROM "Refund"
  WHERE "orgId" = %(org_id)s::uuid AND "paymentId" = %(payment_id)s::uuid
    AND status = 'succeeded';

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from driveflow.booking.v1 import booking_pb2
 from driveflow.payments.v1 import payments_pb2 as pb
@@ -25,7 +25,6 @@ from services.payments.stripe_gateway import StripeUnavailable
 
 UNKNOWN = pb.PAYMENT_STATUS_UNKNOWN
 NOBODY = uuid.UUID(int=0)
-Answer = TypeVar("Answer", pb.Payment, pb.Refund)
 
 
 class Charges:
@@ -165,7 +164,7 @@ class Charges:
         except (StripeUnavailable, FailedPrecondition):
             # It is asked for, and will be done; or Stripe never took the payment.
             payment = await self._desk.charging.payment(org_id, payment_id)
-        return await self._answered(org_id, request, messages.payment(payment))
+        return await self._desk.remembered(org_id, request, messages.payment(payment))
 
     async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Context) -> pb.Refund:
         org_id = calls.caller().org
@@ -192,7 +191,7 @@ class Charges:
             )
             await idempotency.remember(conn, org_id, request, messages.refund(refund))
         refund = await self._desk.charging.send_refund(org_id, refund.id)
-        return await self._answered(org_id, request, messages.refund(refund))
+        return await self._desk.remembered(org_id, request, messages.refund(refund))
 
     async def ListRefunds(
         self, request: pb.ListRefundsRequest, context: Context
@@ -240,12 +239,6 @@ class Charges:
 
     def _next(self, request: Any, org_id: uuid.UUID, last_id: uuid.UUID) -> str:
         return self._desk.pages.token(request, org_id, [str(last_id)])
-
-    async def _answered(self, org_id: uuid.UUID, request: Any, answer: Answer) -> Answer:
-        """The answer, after the call to Stripe, for this call and for its repetition."""
-        async with self._desk.orgs.write(org_id) as conn:
-            await idempotency.remember(conn, org_id, request, answer)
-        return answer
 
 
 def end_before_start(field: str) -> InvalidArgument:

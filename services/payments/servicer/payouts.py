@@ -63,7 +63,7 @@ class Payouts:
             await idempotency.remember(conn, org_id, request, messages.payout(payout, items))
         payout = await self._paying_out.call(org_id, payout)
         answer = messages.payout(payout, items)
-        return await self._remembered(org_id, request, answer)
+        return await self._desk.remembered(org_id, request, answer)
 
     async def BatchCreatePayouts(
         self, request: pb.BatchCreatePayoutsRequest, context: Context
@@ -200,7 +200,7 @@ class Payouts:
             items = await store.list_payout_items(conn, org_id, payout_id)
             await idempotency.remember(conn, org_id, request, messages.payout(payout, items))
         payout = await self._paying_out.call(org_id, payout)
-        return await self._remembered(org_id, request, messages.payout(payout, items))
+        return await self._desk.remembered(org_id, request, messages.payout(payout, items))
 
     async def _account(self, org_id: uuid.UUID, instructor_id: uuid.UUID) -> str:
         """The instructor's account at Stripe, as booking knows it."""
@@ -208,17 +208,6 @@ class Payouts:
         if not instructor.stripe_account_id:
             raise model.account_missing()
         return instructor.stripe_account_id
-
-    async def _remembered(
-        self,
-        org_id: uuid.UUID,
-        request: pb.CreatePayoutRequest | pb.ReversePayoutRequest,
-        answer: pb.Payout,
-    ) -> pb.Payout:
-        """The answer, after the call to Stripe, for this call and for its repetition."""
-        async with self._desk.orgs.write(org_id) as conn:
-            await idempotency.remember(conn, org_id, request, answer)
-        return answer
 
 
 async def _choose(

@@ -83,12 +83,10 @@ async def erase_reasons(conn: Connection, org_id: uuid.UUID, student_id: uuid.UU
     await conn.execute(SQL.erase_reasons, {"org_id": org_id, "student_id": student_id})
 
 
-async def sum_refunds(
-    conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUID
-) -> tuple[int, int]:
+async def sum_refunds(conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUID) -> int:
     parameters = {"org_id": org_id, "payment_id": payment_id}
-    ((amount, fee),) = await (await conn.execute(SQL.sum_refunds, parameters)).fetchall()
-    return amount, fee
+    ((amount,),) = await (await conn.execute(SQL.sum_refunds, parameters)).fetchall()
+    return int(amount)
 
 
 async def list_refunds(
