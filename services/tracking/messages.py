@@ -31,27 +31,6 @@ def trip(row: Trip) -> pb.Trip:
     return message
 
 
-def masked(message: pb.Trip, paths: tuple[str, ...]) -> pb.Trip:
-    """The trip with the asked-for fields only."""
-    kept = pb.Trip()
-    for path in paths:
-        _copy(message, kept, path.split("."))
-    return kept
-
-
-def _copy(source: object, target: object, path: list[str]) -> None:
-    name, *below = path
-    if source.DESCRIPTOR.fields_by_name[name].message_type and not source.HasField(name):  # type: ignore[attr-defined]
-        return
-    value = getattr(source, name)
-    if below:
-        _copy(value, getattr(target, name), below)
-    elif hasattr(value, "CopyFrom"):
-        getattr(target, name).CopyFrom(value)
-    else:
-        setattr(target, name, value)
-
-
 def _put_summary(summary: pb.TripSummary, row: Trip) -> None:
     summary.point_count = row.point_count or 0
     summary.distance_meters = row.distance_meters or 0
