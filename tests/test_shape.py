@@ -169,6 +169,25 @@ def test_every_rpc_declares_who_may_call_it() -> None:
         assert access.rule(method).scope in scopes(), method.full_name
 
 
+# Reports, which no row is behind, and what has no more than five fields.
+WHOLE = {
+    "GetBacklog",
+    "GetInstructorBalance",
+    "GetRevenueReport",
+    "GetTripRoute",
+    "GetLatestPosition",
+    "GetUploadStatus",
+    "ListPartitions",
+}
+
+
+def test_whoever_reads_may_say_which_fields_he_wants() -> None:
+    reading = ("Get", "BatchGet", "List", "Lookup")
+    reads = [each for each in walking.methods() if each.name.startswith(reading)]
+    whole = [each for each in reads if "read_mask" not in each.input_type.fields_by_name]
+    assert {each.name for each in whole} == WHOLE
+
+
 def scopes() -> set[str]:
     return {access.scope_name(number) for number in access_pb2.Scope.values() if number}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs.messages import stamp, text
 from services.tracking.model import Partition, Point, RejectedPoint, Trip, Upload
@@ -93,16 +91,6 @@ def reason_name(reason: pb.RejectionReason.ValueType) -> str | None:
     if reason == pb.REJECTION_REASON_UNSPECIFIED:
         return None
     return pb.RejectionReason.Name(reason).removeprefix("REJECTION_REASON_")
-
-
-def driving_event(row: tuple[datetime, str, float]) -> pb.DrivingEvent:
-    """Something in the way a car was driven."""
-    ts, kind, value = row
-    return pb.DrivingEvent(
-        time=stamp(ts),
-        kind=pb.DrivingEventKind.Value(f"DRIVING_EVENT_KIND_{kind.upper()}"),
-        value=value,
-    )
 
 
 def upload_status(upload_id: str, row: Upload) -> pb.UploadStatus:

@@ -362,8 +362,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     ) -> pb.ListDrivingEventsResponse:
         org_id = calls.caller().org
         trip_id = uuid.UUID(request.trip_id)
-        known = {"time": 0, "kind": 1, "value": 2}
-        paths = masks.paths(request.read_mask, known, tuple(known))
+        paths = masks.paths(request.read_mask, store.EVENT_FIELDS)
         limit = pages.size(request)
         first = [datetime.min.replace(tzinfo=UTC).isoformat(), ""]
         ts, kind = self._pages.start(request, org_id, first)
@@ -375,15 +374,13 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
                 trip_id,
                 after=(datetime.fromisoformat(ts), kind),
                 limit=limit + 1,
+                paths=paths,
             )
-        response = pb.ListDrivingEventsResponse()
-        for event in events[:limit]:
-            message = messages.driving_event(event)
-            for path in known.keys() - set(paths):
-                message.ClearField(path)  # type: ignore[arg-type]
-            response.driving_events.append(message)
+        response = pb.ListDrivingEventsResponse(
+            driving_events=map(masks.reader(pb.DrivingEvent, paths), events[:limit])
+        )
         if len(events) > limit:
-            last_ts, last_kind, _ = events[limit - 1]
+            last_ts, last_kind = events[limit - 1][-2:]
             response.next_page_token = self._pages.token(
                 request, org_id, [last_ts.isoformat(), last_kind]
             )
