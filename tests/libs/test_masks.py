@@ -62,9 +62,8 @@ def test_a_row_becomes_the_fields_that_it_was_fetched_for() -> None:
         start_time=stamp(moment),
         student=booking_pb2.BookedStudent(full_name="Ada"),
     )
-    paths = ("active", "travel_buffer_minutes", "etag")
-    told = masks.reader(pb.Instructor, paths)((False, None, 3))
-    assert told == pb.Instructor(active=False, etag="3")
+    told = masks.reader(pb.Instructor, ("active", "travel_buffer_minutes", "etag"))
+    assert told((False, None, 3)) == pb.Instructor(active=False, etag="3")
     with pytest.raises(KeyError):
         masks.reader(booking_pb2.Booking, ("status",))(("asleep",))
 

@@ -162,7 +162,8 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         org_id = calls.caller().org
         at_least = consistency.wanted(context.invocation_metadata())
         paths = masks.paths(request.read_mask, store.ORG_FIELDS)
-        return masks.trimmed(messages.org(await self._desk.org(org_id, at_least)), paths)
+        found = messages.org(await self._desk.org(org_id, at_least))
+        return masks.trimmed(found, paths) if request.read_mask.paths else found
 
     async def UpdateOrganization(
         self, request: pb.UpdateOrganizationRequest, context: Context
