@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 
 from libs.errors import InvalidArgument
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def fields(of: Descriptor) -> dict[str, str]:
+    """The fields of a message as known paths, for masks that choose among whole fields."""
+    return {field.name: field.name for field in of.fields}
+
+
+def kept(message: MessageT, chosen: Sequence[str]) -> MessageT:
+    """A message with these paths only."""
+    result = type(message)()
+    FieldMask(paths=chosen).MergeMessage(message, result)
+    return result
 
 
 def paths(mask: FieldMask, known: Mapping[str, object], default: Sequence[str]) -> tuple[str, ...]:
