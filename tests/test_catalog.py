@@ -313,6 +313,8 @@ SELECT t.relname, k.conname, k.contype,
   JOIN pg_class AS t ON t.oid = k.conrelid
  WHERE k.contype IN ('p', 'u', 'f', 'x') AND NOT t.relispartition
    AND t.relnamespace = ANY (%(schemas)s::regnamespace[])
+   AND (t.relnamespace <> 'monitor'::regnamespace OR EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'orgId'))
 UNION ALL
 SELECT t.relname, i.relname, 'u',
        ARRAY(SELECT a.attname::text
@@ -325,6 +327,8 @@ SELECT t.relname, i.relname, 'u',
  WHERE x.indisunique AND NOT t.relispartition
    AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.oid)
    AND t.relnamespace = ANY (%(schemas)s::regnamespace[])
+   AND (t.relnamespace <> 'monitor'::regnamespace OR EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'orgId'))
 """
 
 
