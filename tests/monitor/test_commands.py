@@ -39,7 +39,7 @@ async def test_a_warning_and_what_is_critical_have_exit_codes_and_say_what_to_do
         await stub.UpdateAlertRule(alerts_pb2.UpdateAlertRuleRequest(alert_rule=rule))
         done = await health(watcher, "round_trip")
         assert done.code == code
-        assert "Run services next to the database" in done.stdout
+        assert "Look whether PostgreSQL runs" in done.stdout
         assert "GetConnectionStats" in done.stdout
     rule = alerts_pb2.AlertRule(name="round_trip", warning_at=50, critical_at=500, clear_at=25)
     await stub.UpdateAlertRule(alerts_pb2.UpdateAlertRuleRequest(alert_rule=rule))
