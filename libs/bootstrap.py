@@ -131,9 +131,19 @@ LOGINS = tuple(role.name for role in ROLES if role.login)
 SCHEMA_OWNERS = {service: f"{service}_owner" for service in SERVICES} | {"guide": "migrator"}
 # schema -> role -> rights on the schema itself; what is in it is granted by migrations
 SCHEMA_RIGHTS: Mapping[str, Mapping[str, LiteralString]] = {
-    "booking": {"booking": "USAGE", "booking_reporting": "USAGE, CREATE", "ops": "USAGE"},
-    "payments": {"payments": "USAGE", "ops": "USAGE"},
-    "tracking": {"tracking": "USAGE", "tracking_ingest": "USAGE", "ops": "USAGE"},
+    "booking": {
+        "booking": "USAGE",
+        "booking_reporting": "USAGE, CREATE",
+        "monitor": "USAGE",
+        "ops": "USAGE",
+    },
+    "payments": {"payments": "USAGE", "monitor": "USAGE", "ops": "USAGE"},
+    "tracking": {
+        "tracking": "USAGE",
+        "tracking_ingest": "USAGE",
+        "monitor": "USAGE",
+        "ops": "USAGE",
+    },
     "monitor": {"monitor": "USAGE", "ops": "USAGE"},
     "guide": {"ops": "USAGE"},
 }

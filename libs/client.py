@@ -27,6 +27,7 @@ from driveflow.booking.v1 import (
     directory_pb2_grpc,
 )
 from driveflow.events.v1 import events_pb2, events_pb2_grpc
+from driveflow.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from driveflow.payments.v1 import (
     payments_pb2,
     payments_pb2_grpc,
@@ -48,6 +49,7 @@ SERVICES = (
     payments_pb2.DESCRIPTOR.services_by_name["PaymentService"],
     webhooks_pb2.DESCRIPTOR.services_by_name["WebhookService"],
     reconciliation_pb2.DESCRIPTOR.services_by_name["ReconciliationService"],
+    monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"],
 )
 
 TokenSource: TypeAlias = str | Callable[[], str]
@@ -72,6 +74,7 @@ class Connection:
         self.payments = payments_pb2_grpc.PaymentServiceStub(self.channel)
         self.webhooks = webhooks_pb2_grpc.WebhookServiceStub(self.channel)
         self.reconciliation = reconciliation_pb2_grpc.ReconciliationServiceStub(self.channel)
+        self.monitor = monitor_pb2_grpc.MonitorServiceStub(self.channel)
 
     async def close(self) -> None:
         """Cancel the calls under way and close the channel."""

@@ -19,6 +19,18 @@ MASKS_MAX = 1_000
 """So many masks are remembered."""
 
 
+def fields(of: Descriptor) -> dict[str, str]:
+    """The fields of a message as known paths, for masks that choose among whole fields."""
+    return {field.name: field.name for field in of.fields}
+
+
+def kept(message: MessageT, chosen: Sequence[str]) -> MessageT:
+    """A message with these paths only."""
+    result = type(message)()
+    FieldMask(paths=chosen).MergeMessage(message, result)
+    return result
+
+
 def paths(
     mask: FieldMask, known: Collection[str], default: Sequence[str] | None = None
 ) -> tuple[str, ...]:
@@ -106,13 +118,6 @@ def _numbers(enum: EnumDescriptor) -> dict[str, int]:
 
 def _plain(value: object) -> object:
     return value
-
-
-def trimmed(message: MessageT, asked: Iterable[str]) -> MessageT:
-    """A message that was there already, with these fields only."""
-    kept = type(message)()
-    FieldMask(paths=asked).MergeMessage(message, kept)
-    return kept
 
 
 def changes(mask: FieldMask, mutable: Collection[str], message: Message) -> tuple[str, ...]:

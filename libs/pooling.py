@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -46,11 +46,13 @@ def create(
     max_size: int | None = None,
     send_buffer_bytes: int | None = None,
     generic_plans: bool = False,
+    session: Mapping[str, int | str] | None = None,
 ) -> Pool:
     """A pool of autocommit connections, not yet open. `name` is also its application_name.
 
     `send_buffer_bytes` is what a connection takes at once: whoever sends so much need not wait.
     `generic_plans`: the server plans a statement once for all values; not where partitions are.
+    `session`: settings of its connections that differ from SESSION.
     """
     healing: asyncio.Task[None] | None = None
 
@@ -72,7 +74,8 @@ def create(
             with socket.socket(fileno=os.dup(conn.fileno())) as descriptor:
                 descriptor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
 
-    session = SESSION | ({"plan_cache_mode": "force_generic_plan"} if generic_plans else {})
+    chosen = SESSION | ({"plan_cache_mode": "force_generic_plan"} if generic_plans else {})
+    chosen |= session or {}
     pool: Pool = AsyncConnectionPool(
         dsn,
         connection_class=Connection,
@@ -85,7 +88,7 @@ def create(
             "keepalives_count": 3,
             "prepare_threshold": 5,
             "cursor_factory": telemetry.cursor_factory() or AsyncCursor,
-            "options": " ".join(f"-c {key}={value}" for key, value in session.items()),
+            "options": " ".join(f"-c {key}={value}" for key, value in chosen.items()),
         },
         name=name,
         min_size=settings.pool_min_size if min_size is None else min_size,

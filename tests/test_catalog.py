@@ -204,10 +204,43 @@ def test_no_service_reaches_the_schema_of_another(catalog: psycopg.Connection) -
     found = catalog.execute(
         "SELECT r.rolname, n.nspname FROM pg_roles AS r CROSS JOIN pg_namespace AS n"
         " WHERE r.rolname = ANY (%(services)s) AND n.nspname = ANY (%(services)s)"
-        "   AND r.rolname <> n.nspname AND has_schema_privilege(r.oid, n.oid, 'USAGE, CREATE')",
+        "   AND r.rolname <> n.nspname AND has_schema_privilege(r.oid, n.oid, 'USAGE, CREATE')"
+        "   AND r.rolname <> 'monitor'",
         {"services": list(SERVICES)},
     ).fetchall()
     assert found == []
+
+
+def test_the_monitor_reads_counters_and_asks_for_plans_of_others_and_no_more(
+    catalog: psycopg.Connection,
+) -> None:
+    schemas = {"schemas": [name for name in SERVICES if name != "monitor"]}
+    relations = catalog.execute(
+        """
+        SELECT c.relname, c.relkind = 'S' AND has_sequence_privilege('monitor', c.oid, 'SELECT')
+               AND NOT has_sequence_privilege('monitor', c.oid, 'USAGE, UPDATE')
+          FROM pg_class AS c
+         WHERE c.relnamespace = ANY (%(schemas)s::regnamespace[])
+           AND CASE WHEN c.relkind = 'S' THEN true
+               WHEN c.relkind IN ('r', 'p', 'v', 'm')
+               THEN has_any_column_privilege('monitor', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
+                 OR has_table_privilege('monitor', c.oid, 'DELETE, TRUNCATE, TRIGGER, MAINTAIN')
+               ELSE false END
+        """,
+        schemas,
+    ).fetchall()
+    assert relations
+    assert all(counter for _, counter in relations), relations
+    functions = catalog.execute(
+        "SELECT DISTINCT p.proname FROM pg_proc AS p"
+        " WHERE p.pronamespace = ANY (%(schemas)s::regnamespace[])"
+        "   AND has_function_privilege('monitor', p.oid, 'EXECUTE')",
+        schemas,
+    ).fetchall()
+    assert functions == [("explain",)]
+    for schema in schemas["schemas"]:
+        row = catalog.execute("SELECT has_schema_privilege('monitor', %s, 'CREATE')", [schema])
+        assert row.fetchone() == (False,)
 
 
 def test_only_the_named_roles_pass_row_level_security(catalog: psycopg.Connection) -> None:
@@ -280,6 +313,8 @@ SELECT t.relname, k.conname, k.contype,
   JOIN pg_class AS t ON t.oid = k.conrelid
  WHERE k.contype IN ('p', 'u', 'f', 'x') AND NOT t.relispartition
    AND t.relnamespace = ANY (%(schemas)s::regnamespace[])
+   AND (t.relnamespace <> 'monitor'::regnamespace OR EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'orgId'))
 UNION ALL
 SELECT t.relname, i.relname, 'u',
        ARRAY(SELECT a.attname::text
@@ -292,6 +327,8 @@ SELECT t.relname, i.relname, 'u',
  WHERE x.indisunique AND NOT t.relispartition
    AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.oid)
    AND t.relnamespace = ANY (%(schemas)s::regnamespace[])
+   AND (t.relnamespace <> 'monitor'::regnamespace OR EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'orgId'))
 """
 
 

@@ -11,6 +11,7 @@ import yaml
 from libs.bootstrap import LOGINS, SERVICES, password_variable
 from libs.local.paths import ROOT
 from libs.settings import PREFIX, Settings
+from services.monitor.__main__ import Settings as MonitorSettings
 from services.payments.__main__ import Settings as PaymentsSettings
 from services.tracking.__main__ import Settings as TrackingSettings
 
@@ -18,6 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 CONTAINERS: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SETTINGS: dict[str, type[Settings]] = dict.fromkeys(SERVICES, Settings) | {
+    "monitor": MonitorSettings,
     "payments": PaymentsSettings,
     "tracking": TrackingSettings,
 }

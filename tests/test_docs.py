@@ -16,6 +16,7 @@ from libs.bootstrap import ROLES
 from libs.gateway import dense_track
 from libs.local.paths import ROOT
 from libs.settings import PREFIX, Settings
+from services.monitor.__main__ import Settings as MonitorSettings
 from services.payments.__main__ import Settings as PaymentsSettings
 from services.tracking import drive
 from services.tracking.__main__ import Settings as TrackingSettings
@@ -26,6 +27,7 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 TRACKING = (ROOT / "docs" / "tracking.md").read_text()
 SETTING = re.compile(rf"^\| `{PREFIX}(\w+)` \| (.+?) \| .+ \|$", re.MULTILINE)
 INSTRUMENT = re.compile(r'"((?:driveflow|rpc\.server|db\.client)\.[a-z_.]+)",\s+"[s{]')
+KINDS = (TrackingSettings, PaymentsSettings, MonitorSettings)
 T0_US = 1_767_603_600_000_000
 
 
@@ -33,7 +35,7 @@ def test_the_tables_of_settings_are_those_of_the_code() -> None:
     common = len(Settings.model_fields)
     listed = [(name.lower(), default) for name, default in SETTING.findall(OPERATIONS)]
     assert listed[:common] == defaults(Settings)
-    of_services = [defaults(kind)[common:] for kind in (TrackingSettings, PaymentsSettings)]
+    of_services = [defaults(kind)[common:] for kind in KINDS]
     assert listed[common:] == [*chain(*of_services)]
 
 

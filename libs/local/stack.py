@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -324,8 +324,8 @@ class Stack:
             "DRIVEFLOW_PAGE_TOKEN_KEY": self.secrets["page_token_key"],
             "DRIVEFLOW_REFLECTION": "true",
             "DRIVEFLOW_SERVICE_KEY": str(self.service_key(service)),
-            "DRIVEFLOW_EVENT_SOURCES": ",".join(
-                f"{producer}={self.address(producer)}" for producer in SOURCES.get(service, ())
+            "DRIVEFLOW_EVENT_SOURCES": _pairs(
+                {producer: self.address(producer) for producer in SOURCES.get(service, ())}
             ),
             "DRIVEFLOW_EVENT_CONSUMERS": ",".join(
                 consumer for consumer, producers in SOURCES.items() if service in producers
@@ -337,6 +337,11 @@ class Stack:
             settings["DRIVEFLOW_BOOKING_ADDRESS"] = self.address("booking")
         if service == "payments":
             settings |= self._payments_environment()
+        if service == "monitor":
+            asked = {name: self.address(name) for name in SOURCES}
+            told = {name: self.metrics_address(name) for name in SERVICES}
+            settings["DRIVEFLOW_SERVICES"] = _pairs(asked)
+            settings["DRIVEFLOW_METRICS_SOURCES"] = _pairs(told)
         return settings
 
     def _payments_environment(self) -> dict[str, str]:
@@ -398,6 +403,11 @@ def say(line: str) -> None:
 def exports(environment: dict[str, str]) -> str:
     """`export` lines for a shell."""
     return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
+
+
+def _pairs(addresses: Mapping[str, str]) -> str:
+    """name=host:port,… as settings have them."""
+    return ",".join(f"{name}={address}" for name, address in addresses.items())
 
 
 def _is_free(port: int) -> bool:

@@ -21,7 +21,13 @@ SHARED_TABLES = Path(__file__).with_name("shared_tables.sql")
 SHARED_TABLES_NAME = "20260101000000_shared_tables.sql"
 SHARED_EVENTS = Path(__file__).with_name("shared_events.sql")
 SHARED_EVENTS_NAME = "20260131000000_shared_events.sql"
-SHARED = {SHARED_TABLES_NAME: SHARED_TABLES, SHARED_EVENTS_NAME: SHARED_EVENTS}
+SHARED_EXPLAIN = Path(__file__).with_name("shared_explain.sql")
+SHARED_EXPLAIN_NAME = "20260401000000_shared_explain.sql"
+SHARED = {
+    SHARED_TABLES_NAME: SHARED_TABLES,
+    SHARED_EVENTS_NAME: SHARED_EVENTS,
+    SHARED_EXPLAIN_NAME: SHARED_EXPLAIN,
+}
 """Migrations that every service has, and the templates they are made from."""
 WAIT_S = 60
 

@@ -127,7 +127,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         paths = masks.paths(request.read_mask, store.TRIP_FIELDS, store.TRIP_PATHS)
         trip = await store.get_trip(self._orgs.reader(org_id), org_id, trip_id, paths)
         message = messages.trip(_found(trip, trip_id))
-        return masks.trimmed(message, paths) if request.read_mask.paths else message
+        return masks.kept(message, paths) if request.read_mask.paths else message
 
     async def ListTrips(
         self, request: pb.ListTripsRequest, context: Context
@@ -152,7 +152,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
             trips = await store.list_trips(reader, org_id, **arguments)
         told = [messages.trip(trip) for trip in trips[:limit]]
         if request.read_mask.paths:
-            told = [masks.trimmed(trip, paths) for trip in told]
+            told = [masks.kept(trip, paths) for trip in told]
         response = pb.ListTripsResponse(trips=told)
         if len(trips) > limit:
             last = trips[limit - 1]

@@ -68,10 +68,10 @@ def test_a_row_becomes_the_fields_that_it_was_fetched_for() -> None:
         masks.reader(booking_pb2.Booking, ("status",))(("asleep",))
 
 
-def test_a_message_is_trimmed_to_what_was_asked_for() -> None:
+def test_of_a_message_is_kept_what_was_asked_for() -> None:
     policy = pb.CancellationPolicy(full_refund_hours=24, partial_refund_hours=2)
     org = pb.Organization(id="a", name="b", cancellation_policy=policy)
-    kept = masks.trimmed(org, ("name", "cancellation_policy.full_refund_hours"))
+    kept = masks.kept(org, ("name", "cancellation_policy.full_refund_hours"))
     policy.ClearField("partial_refund_hours")
     assert kept == pb.Organization(name="b", cancellation_policy=policy)
 

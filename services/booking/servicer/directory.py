@@ -163,7 +163,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         at_least = consistency.wanted(context.invocation_metadata())
         paths = masks.paths(request.read_mask, store.ORG_FIELDS)
         found = messages.org(await self._desk.org(org_id, at_least))
-        return masks.trimmed(found, paths) if request.read_mask.paths else found
+        return masks.kept(found, paths) if request.read_mask.paths else found
 
     async def UpdateOrganization(
         self, request: pb.UpdateOrganizationRequest, context: Context

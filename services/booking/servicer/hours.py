@@ -70,7 +70,7 @@ class Hours:
             rules: list[Rule] = []
             if "rules" in paths:
                 rules = await store.list_rules(conn, org_id, instructor_id, since)
-        return masks.trimmed(messages.availability(instructor_id, rules, version), paths)
+        return masks.kept(messages.availability(instructor_id, rules, version), paths)
 
     async def CreateAvailabilityException(
         self, request: pb.CreateAvailabilityExceptionRequest, context: Context
