@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 from itertools import chain
 from pathlib import Path
@@ -21,6 +22,7 @@ from services.payments.__main__ import Settings as PaymentsSettings
 from services.tracking import drive
 from services.tracking.__main__ import Settings as TrackingSettings
 from services.tracking.ingest.judging import REASONS
+from tests import guide
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -122,3 +124,8 @@ def example(number: int) -> bytes:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.skipif("DRIVEFLOW_GUIDE" not in os.environ, reason="DRIVEFLOW_GUIDE names no file")
+def test_the_copy_of_the_guides_statements_is_the_guides() -> None:
+    assert guide.statements() == guide.statements_of(Path(os.environ["DRIVEFLOW_GUIDE"]))
