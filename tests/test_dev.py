@@ -267,7 +267,9 @@ def test_the_guides_monitoring_statements_run_as_written_and_find_what_they_are_
     assert "idx_payment_stripe_intent" in {row["indexname"] for row in found["Check index size"]}
     assert found["Find unused indexes"]
     assert {"active", "idle"} <= {row["state"] for row in found["Monitor active connections"]}
-    pairs = [(row["blocked_user"], row["blocking_user"]) for row in found["Check for lock contention"]]
+    pairs = [
+        (row["blocked_user"], row["blocking_user"]) for row in found["Check for lock contention"]
+    ]
     assert ("postgres", "postgres") in pairs
     (sessions,) = found["SELECT COUNT(*) as count"]
     assert isinstance(sessions["count"], int)

@@ -28,7 +28,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 TRACKING = (ROOT / "docs" / "tracking.md").read_text()
 SETTING = re.compile(rf"^\| `{PREFIX}(\w+)` \| (.+?) \| .+ \|$", re.MULTILINE)
-INSTRUMENT = re.compile(r'"((?:driveflow|rpc\.server|db\.client)\.[a-z_.]+)",\s+"[s{]')
+INSTRUMENT = re.compile(r'"((?:driveflow|rpc\.server|db\.client)\.[a-z_.]+)",\s+"(?:[s{]|By")')
 KINDS = (TrackingSettings, PaymentsSettings, MonitorSettings)
 T0_US = 1_767_603_600_000_000
 
