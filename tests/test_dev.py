@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from libs.healthcheck import status
 from libs.local.paths import ROOT
 from libs.local.postgres import AS_USER, EmbeddedPostgres
 from libs.local.stack import METRICS_OFFSET, STRIPE_OFFSET, Stack
-from tests import guide
+from tests import guide, observability
 from tests.postgres import free_port
 
 PARTS = ("dev", "libs", "services", "protos", "deploy")
@@ -127,7 +128,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(checkout: Path) -> Iterator[Dev]:
     """A stack that is up; tests leave it so."""
     dev = Dev(checkout, ".driveflow", free_port(PORTS))
-    started = dev.up("--detach")
+    started = dev.up("--detach", DRIVEFLOW_SCHEDULE_S="10")
     assert started.returncode == 0, started.stderr
     yield dev
     remove(dev)
@@ -283,6 +284,27 @@ def test_an_operator_counts_events_and_audit_entries_over_all_services(running: 
     assert ("booking", "booking") in {row[:2] for row in events}
     assert {"booking", "payments", "tracking"} == {row[0] for row in events}
     assert ("booking", "booking", "create") in entries
+
+
+def test_every_metric_and_label_of_alert_rules_and_dashboard_is_exported(running: Dev) -> None:
+    exported: dict[str, set[str]] = {}
+    give_up = time.monotonic() + TIMEOUT_S
+    # The first report was made before there was any event.
+    while "driveflow_outbox_age_seconds" not in exported:
+        assert time.monotonic() < give_up
+        for service in SERVICES:
+            url = f"http://{running.stack.metrics_address(service)}/metrics"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                for name, labels in observability.exported(answer.read().decode()).items():
+                    exported.setdefault(name, set()).update(labels)
+    expressions = observability.expressions()
+    assert len(expressions) > 50
+    for expression in expressions:
+        names = expression.metrics - observability.WITH_A_REPLICA - {"up"}
+        assert names <= exported.keys(), expression
+        labels = {label for name in names for label in exported[name]}
+        if names == expression.metrics - {"up"}:
+            assert expression.labels <= labels | observability.OF_THE_SCRAPE, expression
 
 
 def test_two_stacks_stand_side_by_side(running: Dev, other: Dev) -> None:
