@@ -97,6 +97,13 @@ def test_a_name_says_which_query_it_is() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+def test_no_statement_and_no_request_skips_rows_by_counting_them() -> None:
+    codes = {str(each): re.sub(r"--.*", "", each.text) for each in STATEMENTS}
+    assert [name for name, code in codes.items() if re.search(r"(?i)\boffset\b", code)] == []
+    fields = {field.name for each in walking.methods() for field in each.input_type.fields}
+    assert fields & {"skip", "offset", "page", "page_number"} == set()
+
+
 def test_every_query_is_used() -> None:
     code = "\n".join(path.read_text() for path in MODULES)
     unused = [

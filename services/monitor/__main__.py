@@ -20,6 +20,8 @@ from libs.pages import Pages
 from libs.settings import Settings as CommonSettings
 from services.monitor import backlogs
 from services.monitor.checks import ALL
+from services.monitor.exporting import LOOK_EVERY_S as EXPORT_EVERY_S
+from services.monitor.exporting import Exporting
 from services.monitor.health import Health
 from services.monitor.replicas import Replicas
 from services.monitor.schedule import Schedule
@@ -87,6 +89,7 @@ class Parts:
     desk: Desk
     health: Health
     schedule: Schedule
+    exporting: Exporting
 
 
 async def assemble(
@@ -110,8 +113,10 @@ async def assemble(
     )
     health = Health(desk, ALL)
     await health.make_rules()
-    schedule = Schedule(desk, health, every=timedelta(seconds=settings.schedule_s))
-    return Parts(desk, health, schedule)
+    every = timedelta(seconds=settings.schedule_s)
+    exporting = Exporting(desk, report_every=every)
+    schedule = Schedule(desk, health, every=every, told=[exporting.told])
+    return Parts(desk, health, schedule, exporting)
 
 
 async def build(
@@ -135,6 +140,7 @@ def maintenance(parts: Parts, dsn: str) -> Leader:
     """What one process of all does."""
     forget = partial(forget_requests, parts.desk.orgs, audit.PLATFORM)
     duties = [
+        ("export", at_most_every(EXPORT_EVERY_S, parts.exporting.look)),
         ("health", parts.schedule.when_due),
         ("forget reports", at_most_every(FORGET_S, parts.schedule.forget)),
         ("forget requests", at_most_every(FORGET_S, forget)),
