@@ -16,7 +16,8 @@ from libs import scoped
 from libs.consistency import KEY
 from services.booking import gathering, locks
 from services.booking.gathering import TOGETHER_MAX, Gathering
-from tests.booking.stories import School, at, eventually, morning, reason_of, request_id
+from tests.booking.stories import School, at, morning, reason_of, request_id
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

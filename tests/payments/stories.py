@@ -16,8 +16,9 @@ from libs import issuer
 from libs.client import Connection
 from libs.local.stripe_fake import StripeFake
 from tests.booking import stories
-from tests.booking.stories import at, eventually, morning, reason_of, refused
+from tests.booking.stories import at, morning, reason_of, refused
 from tests.payments.serving import Payments
+from tests.waiting import eventually
 
 __all__ = ["School", "eventually", "reason_of", "refused"]
 

@@ -10,7 +10,8 @@ import pytest
 
 from driveflow.booking.v1 import booking_pb2, directory_pb2
 from driveflow.payments.v1 import payments_pb2 as pb
-from tests.payments.stories import PRICE_CENTS, School, eventually
+from tests.payments.stories import PRICE_CENTS, School
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

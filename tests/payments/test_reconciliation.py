@@ -25,10 +25,11 @@ from services.payments.store import reconciliation as store
 from services.payments.stripe_gateway import StripeGateway, StripeUnavailable
 from tests import postgres
 from tests.libs import eventing
-from tests.payments.stories import School, eventually, reason_of
+from tests.payments.stories import School, reason_of
 from tests.postgres import Database
 from tests.serving import at
 from tests.tracking.stories import rows
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ABOUT = timedelta(hours=1)
