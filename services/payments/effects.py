@@ -15,7 +15,7 @@ from libs import audit
 from libs.events import Effect, Event, tenants
 from libs.pooling import Connection
 from services.payments import books
-from services.payments.model.payments import REFUNDABLE, WAITING, Payment
+from services.payments.model.payments import REFUNDABLE, WAITING, Payment, of_lesson
 from services.payments.store import payments as store
 from services.payments.store import refunds as refund_store
 
@@ -51,18 +51,19 @@ async def refund_unfulfillable(clock: Clock, conn: Connection, event: Event) -> 
 
 async def share_due(clock: Clock, conn: Connection, event: Event) -> None:
     """The lesson was given: the instructor's share is due, now or as soon as it is paid."""
-    for payment in await _payments(conn, event):
-        if payment.lesson_completed_at is not None or payment.status in {"cancelled", "refunded"}:
-            continue
-        driven = replace(
-            payment,
-            lesson_completed_at=event.create_time,
-            instructor_id=uuid.UUID(event.payload["instructor_id"]),
-            instructor_share_cents=int(event.payload["instructor_share_cents"]),
-        )
-        await books.keep_payment(
-            conn, event.org_id, payment, driven, clock(), action="lesson_completed"
-        )
+    payments = await _payments(conn, event)
+    payment = of_lesson(payments)
+    if payment is None or any(each.lesson_completed_at is not None for each in payments):
+        return
+    driven = replace(
+        payment,
+        lesson_completed_at=event.create_time,
+        instructor_id=uuid.UUID(event.payload["instructor_id"]),
+        instructor_share_cents=int(event.payload["instructor_share_cents"]),
+    )
+    await books.keep_payment(
+        conn, event.org_id, payment, driven, clock(), action="lesson_completed"
+    )
 
 
 async def erase_student(conn: Connection, event: Event) -> None:

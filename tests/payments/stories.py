@@ -162,6 +162,11 @@ class School:
         query = 'SELECT "shareStatus" FROM payments."Payment" WHERE id = %s'
         return await self.rows(query, payment.id) == [("due",)]
 
+    async def is_driven(self, payment: pb.Payment) -> bool:
+        """Whether payments knows that its lesson was given."""
+        query = 'SELECT "lessonCompletedAt" IS NOT NULL FROM payments."Payment" WHERE id = %s'
+        return await self.rows(query, payment.id) == [(True,)]
+
     async def until(self, payment: pb.Payment, status: str) -> None:
         """Until the payment has a status."""
         wanted = pb.PaymentStatus.Value(f"PAYMENT_STATUS_{status}")

@@ -407,6 +407,37 @@ async def test_a_share_whose_price_went_back_meanwhile_is_not_paid_again(office:
     assert await office.school.balances() == {}
 
 
+async def test_a_share_is_due_again_when_its_price_did_not_go_back_after_all(office: Till) -> None:
+    """And once more: each refund takes it back and, when it fails, returns it."""
+    payment = await office.school.driven()
+    for _ in range(2):
+        refund = await office.school.refund(payment)
+        await office.school.until(payment, "REFUNDED")
+        assert await office.owed() == 0
+        office.school.fake.settle_refund(refund.stripe_refund_id, ok=False)
+        await office.school.until(payment, "SUCCEEDED")
+        assert await office.owed() == SHARE_CENTS
+    assert (await office.pay_out()).amount_cents == SHARE_CENTS
+    assert await office.school.balances() == {
+        "stripe": PRICE_CENTS - SHARE_CENTS,
+        "platform": -FEE_CENTS,
+    }
+    assert await office.school.unbalanced() == []
+
+
+async def test_a_lesson_whose_price_was_going_back_is_due_when_it_does_not(office: Till) -> None:
+    payment = await office.school.paid()
+    await eventually(lambda: office.school.is_booking(payment.booking_id, "CONFIRMED"))
+    refund = await office.school.refund(payment)
+    await office.school.until(payment, "REFUNDED")
+    await office.school.drive(payment.booking_id)
+    await eventually(lambda: office.school.is_driven(payment))
+    assert await office.owed() == 0
+    office.school.fake.settle_refund(refund.stripe_refund_id, ok=False)
+    await eventually(lambda: office.school.is_due(payment))
+    assert await office.owed() == SHARE_CENTS
+
+
 # --- batches ---
 
 
