@@ -40,13 +40,28 @@ async def refund_cancelled(clock: Clock, conn: Connection, event: Event) -> None
 
 
 async def refund_unfulfillable(clock: Clock, conn: Connection, event: Event) -> None:
-    """It was paid when the slot was no longer to be had: all of it goes back."""
+    """It was paid when the slot was no longer to be had: all of it goes back.
+
+    But if it was paid before a cancellation by the policy, of which booking heard first: then what
+    that says, unless it went back when we heard of the cancellation.
+    """
     payment_id = uuid.UUID(event.payload["payment_id"])
     payment = await store.lock_payment(conn, event.org_id, payment_id)
     if payment is None:
         raise LookupError(f"no payment {payment_id}")
-    amount = payment.refundable_cents
-    await _refund(conn, event.org_id, payment, amount, "booking_unfulfillable", clock())
+    amount, cause = payment.refundable_cents, "booking_unfulfillable"
+    if _paid_before(payment, event.payload.get("cancel_time")):
+        done = await refund_store.sum_policy_refunds(conn, event.org_id, payment.id)
+        amount = min(amount, int(event.payload["refund_cents"]) - done)
+        cause = "booking_cancelled"
+    await _refund(conn, event.org_id, payment, amount, cause, clock())
+
+
+def _paid_before(payment: Payment, cancel_time: str | None) -> bool:
+    """Whether it was, as far as Stripe's whole seconds tell."""
+    if cancel_time is None or payment.captured_at is None:
+        return False
+    return payment.captured_at <= datetime.fromisoformat(cancel_time)
 
 
 async def share_due(clock: Clock, conn: Connection, event: Event) -> None:
