@@ -78,11 +78,11 @@ async def forecasts(
     ]
     found += [
         _forecast(
-            f'sequence {each.schema}."{each.name}"',
+            f"sequence {each.name}",
             "values",
             each.used,
             each.most,
-            sequences.get((each.schema, each.name), []),
+            sequences.get((each.schema, each.sequence), []),
         )
         for each in await capacity.list_sequences(conn)
     ]

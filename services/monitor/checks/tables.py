@@ -114,14 +114,10 @@ async def sequences(desk: Desk) -> Measured:
     if not found:
         return Measured(None, "There is no sequence.")
     fullest = found[0]
-    lines = tuple(
-        f'{each.schema}."{each.name}": {each.used:,} of {each.most:,.0f}'
-        for each in found
-        if each.used
-    )
+    lines = tuple(f"{each.name}: {each.used:,} of {each.most:,.0f}" for each in found if each.used)
     return Measured(
         100 * fullest.used / fullest.most,
-        f'The fullest sequence, {fullest.schema}."{fullest.name}", is used to'
+        f"The fullest sequence, {fullest.name}, is used to"
         f" {100 * fullest.used / fullest.most:.1f} %.",
         lines,
     )
@@ -262,7 +258,7 @@ def _capital(text: str) -> str:
 
 
 def _stats(fields: Sequence[str]) -> str:
-    return grpcurl("ListTableStats", {"read_mask": ",".join(fields)})
+    return grpcurl("ListTableStats", {"read_mask": {"paths": list(fields)}})
 
 
 ASKED: tuple[Asked, ...] = (
@@ -273,7 +269,7 @@ ASKED: tuple[Asked, ...] = (
             unit="count",
             why="Dead rows are read over again and again, and make tables grow.",
             next_step="Look for a long transaction that holds VACUUM back; then VACUUM the table.",
-            command=_stats(("schema", "table", "deadRows", "deadPercent", "lastVacuumTime")),
+            command=_stats(("schema", "table", "dead_rows", "dead_percent", "last_vacuum_time")),
             thresholds=Thresholds(warning_at=1, critical_at=10, for_s=1_800),
         ),
         dead_rows,
@@ -285,7 +281,7 @@ ASKED: tuple[Asked, ...] = (
             unit="count",
             why="Without VACUUM tables grow, and transaction ids run out.",
             next_step="See whether autovacuum is on, and whether its workers keep up.",
-            command=_stats(("schema", "table", "deadRows", "lastVacuumTime")),
+            command=_stats(("schema", "table", "dead_rows", "last_vacuum_time")),
             thresholds=Thresholds(warning_at=1, critical_at=10, for_s=1_800),
         ),
         vacuum,
@@ -297,7 +293,7 @@ ASKED: tuple[Asked, ...] = (
             unit="count",
             why="By old statistics the planner takes the wrong index.",
             next_step="ANALYZE the table; of a partitioned one the parent.",
-            command=_stats(("schema", "table", "changedSinceAnalyze", "lastAnalyzeTime")),
+            command=_stats(("schema", "table", "changed_since_analyze", "last_analyze_time")),
             thresholds=Thresholds(warning_at=1, critical_at=10, for_s=1_800),
         ),
         statistics,
@@ -309,7 +305,7 @@ ASKED: tuple[Asked, ...] = (
             unit="percent",
             why="Before they run out, PostgreSQL takes no more writes.",
             next_step="End old transactions, drop slots nobody reads, VACUUM the oldest tables.",
-            command=_stats(("schema", "table", "frozenXidAge", "lastVacuumTime")),
+            command=_stats(("schema", "table", "frozen_xid_age", "last_vacuum_time")),
             thresholds=Thresholds(warning_at=25, critical_at=50, clear_at=20, for_s=600),
         ),
         wraparound,
@@ -333,7 +329,7 @@ ASKED: tuple[Asked, ...] = (
             unit="days",
             why="With a full disk nothing can be written.",
             next_step="See which tables grow; drop old months of GPS points, or add disk.",
-            command=_stats(("schema", "table", "totalBytes", "growthBytesPerDay")),
+            command=_stats(("schema", "table", "total_bytes", "growth_bytes_per_day")),
             thresholds=Thresholds(
                 direction=Direction.BELOW, warning_at=30, critical_at=7, clear_at=35, for_s=3_600
             ),

@@ -1,6 +1,6 @@
 -- part: sequences
--- Sequences that end, with their last value and the greatest that they, or their column, can have;
--- those that count down turned round.
+-- Sequences with their last value and the greatest that they, or their column, can have; those that
+-- count down turned round.
 FROM pg_sequence AS s
 JOIN pg_class AS c ON c.oid = s.seqrelid
 JOIN pg_namespace AS n
@@ -9,6 +9,7 @@ JOIN pg_namespace AS n
 LEFT JOIN pg_depend AS d
   ON d.classid = 'pg_class'::regclass AND d.objid = s.seqrelid AND d.objsubid = 0
  AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+LEFT JOIN pg_class AS o ON o.oid = d.refobjid
 LEFT JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 CROSS JOIN LATERAL (
      SELECT coalesce(sign(s.seqincrement) * pg_sequence_last_value(s.seqrelid::regclass), 0)::int8,
@@ -55,10 +56,12 @@ SELECT schema, sequence, at, used
   FROM "SequenceSnapshot" WHERE at >= %(since)s::timestamptz ORDER BY schema, sequence, at;
 
 -- name: list_sequences
--- How far the sequences are now, and how far they can go.
-SELECT n.nspname::text, c.relname::text, u.used, u.most
+-- How far the sequences are now, and how far they can go; by their columns, if they have one.
+SELECT n.nspname::text, c.relname::text,
+       n.nspname || '."' || coalesce(o.relname || '".' || a.attname, c.relname || '"'),
+       u.used, u.most
 {sequences}
- WHERE NOT s.seqcycle ORDER BY u.used / u.most DESC, 1, 2;
+ WHERE NOT s.seqcycle ORDER BY u.used / u.most DESC, 3;
 
 -- name: thin_snapshots
 -- Deletes snapshots that are too old, and of old days all but the first; a hundred at a time.

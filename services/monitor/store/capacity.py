@@ -47,7 +47,9 @@ class Sequence:
     """How far it is, and how far it can go."""
 
     schema: str
+    sequence: str
     name: str
+    """booking."Outbox".id: its column, or its own name where it has none."""
     used: int
     most: float
 
