@@ -12,7 +12,18 @@ from libs.issuer import KeyUnusable
 from libs.migrations import MigrationFailed
 
 # Each has an `app` whose commands stand beside the others'.
-MODULES = ("database", "token", "doctor", "booking", "tracking", "outbox", "payments", "health")
+MODULES = (
+    "database",
+    "token",
+    "doctor",
+    "booking",
+    "tracking",
+    "outbox",
+    "payments",
+    "health",
+    "alerts",
+    "partitions",
+)
 
 
 def commands() -> typer.Typer:

@@ -78,7 +78,7 @@ async def statistics(desk: Desk) -> Measured:
         return Measured(0, "The planner's statistics are current.")
     lines = tuple(
         f'{each.schema}."{each.table}":'
-        f" {'its partitions' if each.is_parent else f'{each.changed_rows:,} rows'} changed,"
+        f" {'parent of partitions' if each.is_parent else f'{each.changed_rows:,} rows changed'},"
         f" {_seen_to('analyzed', each.analyzed_at, now)}"
         f"{'' if each.autovacuum or each.is_parent else '; autovacuum is off for it'}"
         for each in found
