@@ -127,10 +127,7 @@ def _picture(alert: pb.Alert) -> RenderableType:
         "muted" if alert.muted else "",
     )
     lines = [Text(f"  {line}", overflow="fold") for line in (alert.summary, *alert.evidence)]
-    return Group(
-        head,
-        *lines,
-        Text(f"  → {alert.next_step}"),
-        Text(f"  {alert.command}", style="dim"),
-        Text(f"  driveflow alerts acknowledge {alert.id}\n", style="dim"),
-    )
+    lines += [Text(f"  → {alert.next_step}"), Text(f"  {alert.command}", style="dim")]
+    if state == "open":
+        lines.append(Text(f"  driveflow alerts acknowledge {alert.id}", style="dim"))
+    return Group(head, *lines, Text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from services.monitor import tables
 from services.monitor.checks.asked import Asked
@@ -26,9 +26,9 @@ from services.monitor.store import tables as store
 LISTED_MAX = 100
 DEAD_ROWS = 10_000
 DEAD_SHARE = 0.2
-OVERDUE_AFTER = timedelta(hours=1)
+OVERDUE_AFTER_S = 3_600.0
 """Autovacuum looks every quarter of a minute: what is due for so long was not seen to."""
-PARENTS_STALE_AFTER = timedelta(days=1)
+PARENTS_STALE_AFTER_S = 86_400.0
 """Tracking analyzes the parent of its partitions once an hour."""
 OLDEST = 3
 FORECAST_WINDOW = timedelta(days=30)
@@ -48,21 +48,20 @@ async def dead_rows(desk: Desk) -> Measured:
     lines = tuple(
         f'{each.schema}."{each.table}": {each.dead_rows:,} of'
         f" {each.dead_rows + each.live_rows:,} rows are dead,"
-        f" {_seen_to('vacuumed', each.vacuumed_at, desk.clock())}"
+        f" {_seen_to('vacuumed', each.vacuumed_s)}"
         for each in found
     )
     return Measured(len(found), f"{_tables(len(found))} many dead rows.", lines)
 
 
 async def vacuum(desk: Desk) -> Measured:
-    now = desk.clock()
     async with desk.read() as conn:
-        found = await store.overdue_vacuums(conn, now - OVERDUE_AFTER, LISTED_MAX)
+        found = await store.overdue_vacuums(conn, OVERDUE_AFTER_S, LISTED_MAX)
     if not found:
         return Measured(0, "Every table that is due was vacuumed within an hour.")
     lines = tuple(
         f'{each.schema}."{each.table}": {each.dead_rows:,} dead rows, due at'
-        f" {each.due_at_rows:,.0f}, {_seen_to('vacuumed', each.vacuumed_at, now)}"
+        f" {each.due_at_rows:,.0f}, {_seen_to('vacuumed', each.vacuumed_s)}"
         f"{'' if each.autovacuum else '; autovacuum is off for it'}"
         for each in found
     )
@@ -70,16 +69,16 @@ async def vacuum(desk: Desk) -> Measured:
 
 
 async def statistics(desk: Desk) -> Measured:
-    now = desk.clock()
-    before, parents_before = now - OVERDUE_AFTER, now - PARENTS_STALE_AFTER
     async with desk.read() as conn:
-        found = await store.stale_statistics(conn, before, parents_before, LISTED_MAX)
+        found = await store.stale_statistics(
+            conn, OVERDUE_AFTER_S, PARENTS_STALE_AFTER_S, LISTED_MAX
+        )
     if not found:
         return Measured(0, "The planner's statistics are current.")
     lines = tuple(
         f'{each.schema}."{each.table}":'
         f" {'parent of partitions' if each.is_parent else f'{each.changed_rows:,} rows changed'},"
-        f" {_seen_to('analyzed', each.analyzed_at, now)}"
+        f" {_seen_to('analyzed', each.analyzed_s)}"
         f"{'' if each.autovacuum or each.is_parent else '; autovacuum is off for it'}"
         for each in found
     )
@@ -249,8 +248,8 @@ def _tables(count: int) -> str:
     return "A table has" if count == 1 else f"{count} tables have"
 
 
-def _seen_to(how: str, at: datetime | None, now: datetime) -> str:
-    return f"never {how}" if at is None else f"{how} {age((now - at).total_seconds())} ago"
+def _seen_to(how: str, ago_s: float | None) -> str:
+    return f"never {how}" if ago_s is None else f"{how} {age(ago_s)} ago"
 
 
 def _capital(text: str) -> str:

@@ -36,7 +36,8 @@ LEFT JOIN (
   ON g.schema = n.nspname AND g."table" = r.relname
 
 -- part: upkeep
--- Tables and partitions (c, in n) with when they were seen to, and where autovacuum would begin.
+-- Tables and partitions (c, in n) with how long ago, in seconds of the server's own clock, they were
+-- seen to, and where autovacuum would begin.
 FROM pg_class AS c
 JOIN pg_namespace AS n
   ON n.oid = c.relnamespace
@@ -48,7 +49,11 @@ CROSS JOIN LATERAL (
             -- When the statistics began: a crash loses them.
             greatest(pg_postmaster_start_time(), (SELECT stats_reset FROM pg_stat_wal),
                      (SELECT stats_reset FROM pg_stat_database
-                       WHERE datname = current_database()))) AS k (vacuumed, analyzed, known_since)
+                       WHERE datname = current_database()))) AS w (vacuumed, analyzed, known)
+CROSS JOIN LATERAL (
+     SELECT pg_catalog.extract('epoch', now() - w.vacuumed)::float8,
+            pg_catalog.extract('epoch', now() - w.analyzed)::float8,
+            pg_catalog.extract('epoch', now() - w.known)::float8) AS k (vacuumed_s, analyzed_s, known_s)
 CROSS JOIN LATERAL (
      SELECT coalesce(max(o.option_value) FILTER (WHERE o.option_name = 'autovacuum_enabled'),
                      'true') IN ('true', 'on', 'yes', '1'),
@@ -93,7 +98,7 @@ SELECT %(at)s::timestamptz, n.nspname, r.relname, sum(s.table_bytes + s.index_by
 -- name: bloated_tables
 -- Which tables and partitions have many dead rows, in number and in share.
 SELECT n.nspname::text, c.relname::text, pg_stat_get_dead_tuples(c.oid),
-       pg_stat_get_live_tuples(c.oid), k.vacuumed
+       pg_stat_get_live_tuples(c.oid), k.vacuumed_s
 {upkeep}
  WHERE c.relkind IN ('r', 'm') AND pg_stat_get_dead_tuples(c.oid) > %(dead_rows)s::int8
    AND pg_stat_get_dead_tuples(c.oid)
@@ -102,25 +107,25 @@ SELECT n.nspname::text, c.relname::text, pg_stat_get_dead_tuples(c.oid),
 
 -- name: overdue_vacuums
 -- Which tables are well past the point where autovacuum begins, and were not vacuumed for long.
-SELECT n.nspname::text, c.relname::text, pg_stat_get_dead_tuples(c.oid), a.vacuum_at, k.vacuumed,
+SELECT n.nspname::text, c.relname::text, pg_stat_get_dead_tuples(c.oid), a.vacuum_at, k.vacuumed_s,
        a.enabled
 {upkeep}
  WHERE c.relkind IN ('r', 'm')
    AND pg_stat_get_dead_tuples(c.oid)
        > 2 * least(a.vacuum_at,
                    nullif(current_setting('autovacuum_vacuum_max_threshold')::float8, -1))
-   AND coalesce(k.vacuumed, k.known_since) < %(before)s::timestamptz
+   AND coalesce(k.vacuumed_s, k.known_s) >= %(after_s)s::float8
  ORDER BY 3 DESC, 1, 2 LIMIT %(limit)s::int;
 
 -- name: stale_statistics
 -- Which tables changed much and were not analyzed for long; which parents of partitions were not.
-SELECT n.nspname::text, c.relname::text, pg_stat_get_mod_since_analyze(c.oid), k.analyzed,
+SELECT n.nspname::text, c.relname::text, pg_stat_get_mod_since_analyze(c.oid), k.analyzed_s,
        a.enabled, c.relkind = 'p'
 {upkeep}
  WHERE CASE c.relkind WHEN 'p'
-       THEN coalesce(k.analyzed, k.known_since) < %(parents_before)s::timestamptz
+       THEN coalesce(k.analyzed_s, k.known_s) >= %(parents_after_s)s::float8
        ELSE pg_stat_get_mod_since_analyze(c.oid) > 2 * a.analyze_at
-            AND coalesce(k.analyzed, k.known_since) < %(before)s::timestamptz END
+            AND coalesce(k.analyzed_s, k.known_s) >= %(after_s)s::float8 END
    AND c.relkind IN ('r', 'm', 'p')
  ORDER BY 3 DESC, 1, 2 LIMIT %(limit)s::int;
 

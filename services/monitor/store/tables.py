@@ -49,7 +49,8 @@ class BloatedTable:
     table: str
     dead_rows: int
     live_rows: int
-    vacuumed_at: datetime | None
+    vacuumed_s: float | None
+    """So long ago; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class OverdueVacuum:
     table: str
     dead_rows: int
     due_at_rows: float
-    vacuumed_at: datetime | None
+    vacuumed_s: float | None
+    """So long ago; None: never."""
     autovacuum: bool
 
 
@@ -71,7 +73,8 @@ class StaleStatistics:
     schema: str
     table: str
     changed_rows: int
-    analyzed_at: datetime | None
+    analyzed_s: float | None
+    """So long ago; None: never."""
     autovacuum: bool
     is_parent: bool
 
@@ -123,15 +126,15 @@ async def bloated_tables(
     return [BloatedTable(*row) for row in await cursor.fetchall()]
 
 
-async def overdue_vacuums(conn: Reader, before: datetime, limit: int) -> list[OverdueVacuum]:
-    cursor = await conn.execute(SQL.overdue_vacuums, {"before": before, "limit": limit})
+async def overdue_vacuums(conn: Reader, after_s: float, limit: int) -> list[OverdueVacuum]:
+    cursor = await conn.execute(SQL.overdue_vacuums, {"after_s": after_s, "limit": limit})
     return [OverdueVacuum(*row) for row in await cursor.fetchall()]
 
 
 async def stale_statistics(
-    conn: Reader, before: datetime, parents_before: datetime, limit: int
+    conn: Reader, after_s: float, parents_after_s: float, limit: int
 ) -> list[StaleStatistics]:
-    parameters = {"before": before, "parents_before": parents_before, "limit": limit}
+    parameters = {"after_s": after_s, "parents_after_s": parents_after_s, "limit": limit}
     cursor = await conn.execute(SQL.stale_statistics, parameters)
     return [StaleStatistics(*row) for row in await cursor.fetchall()]
 
