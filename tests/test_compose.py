@@ -61,7 +61,7 @@ def test_images_are_pinned_to_a_release() -> None:
     images = [each["image"] for each in CONTAINERS.values()]
     images += re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     for image in images:
-        assert re.search(r":\d+\.\d+(\.\d+)?(-\w+)*$", image), image
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)*$", image), image
 
 
 def test_the_image_does_not_run_as_root() -> None:

@@ -21,6 +21,8 @@ from libs.settings import Settings as CommonSettings
 from services.monitor import backlogs, tables
 from services.monitor.alerting import Alerting
 from services.monitor.checks import ALL
+from services.monitor.exporting import LOOK_EVERY_S as EXPORT_EVERY_S
+from services.monitor.exporting import Exporting
 from services.monitor.health import Health
 from services.monitor.replicas import Replicas
 from services.monitor.schedule import Schedule
@@ -100,6 +102,7 @@ class Parts:
     desk: Desk
     health: Health
     schedule: Schedule
+    exporting: Exporting
     alerting: Alerting
     webhook: Webhook | None
 
@@ -125,16 +128,18 @@ async def assemble(
     )
     health = Health(desk, ALL)
     await health.make_rules()
+    every = timedelta(seconds=settings.schedule_s)
+    exporting = Exporting(desk, report_every=every)
     webhook = _webhook(desk, settings)
     alerting = Alerting(desk, webhook=webhook is not None)
     schedule = Schedule(
         desk,
         health,
-        every=timedelta(seconds=settings.schedule_s),
+        every=every,
         snapshots=[lambda: tables.capture_tables(desk, desk.clock())],
-        told=[alerting.told],
+        told=[exporting.told, alerting.told],
     )
-    return Parts(desk, health, schedule, alerting, webhook)
+    return Parts(desk, health, schedule, exporting, alerting, webhook)
 
 
 async def build(
@@ -158,6 +163,7 @@ def maintenance(parts: Parts, dsn: str) -> Leader:
     """What one process of all does."""
     forget = partial(forget_requests, parts.desk.orgs, audit.PLATFORM)
     duties = [
+        ("export", at_most_every(EXPORT_EVERY_S, parts.exporting.look)),
         ("health", parts.schedule.when_due),
         ("forget reports", at_most_every(FORGET_S, parts.schedule.forget)),
         ("forget requests", at_most_every(FORGET_S, forget)),
