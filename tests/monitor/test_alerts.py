@@ -22,6 +22,7 @@ from driveflow.monitor.v1 import alerts_pb2 as pb
 from driveflow.monitor.v1 import health_pb2
 from libs.settings import SettingsError, load
 from services.monitor.__main__ import Parts, Settings, assemble
+from services.monitor.schedule import SETTLE
 from services.monitor.webhook import ATTEMPTS_MAX
 from tests import commands
 from tests.monitor.serving import Monitor, serving
@@ -72,9 +73,11 @@ async def told(database: Database, folder: Path, **overrides: object) -> AsyncIt
             admin.execute('CREATE TABLE booking."Ticket" (id int)')
             admin.execute('CREATE SEQUENCE booking.tickets AS int OWNED BY booking."Ticket".id')
             admin.execute("GRANT SELECT ON SEQUENCE booking.tickets TO monitor")
+        # Its own schedule has its first run, and by the same clock no other.
+        monitor.clock.ahead = SETTLE
         await eventually(lambda: kept(monitor))
-        clock = Clock(STEP)
-        yield Story(monitor, await scheduled(database, folder, clock, stack, **overrides), clock)
+        parts = await scheduled(database, folder, monitor.clock, stack, **overrides)
+        yield Story(monitor, parts, monitor.clock)
 
 
 async def scheduled(

@@ -15,6 +15,7 @@ from hypothesis import strategies as some
 from driveflow.monitor.v1 import health_pb2
 from driveflow.monitor.v1 import tables_pb2 as pb
 from services.monitor.model.capacity import Forecast, Line, fitted, soonest_first
+from services.monitor.schedule import SETTLE
 from tests.monitor.serving import Monitor, serving
 from tests.postgres import Database
 from tests.tracking.stories import eventually
@@ -67,6 +68,7 @@ async def test_snapshots_are_taken_once_an_hour_and_old_ones_thinned_out(
         return kept(database)
 
     async with serving(database, tmp_path, schedule_s=300) as monitor:
+        monitor.clock.ahead = SETTLE
         thinned = [old[0], old[4], *new]
         found = await eventually(moments, lambda found: found[:-1] == thinned)
         with monitor.admin() as admin:
