@@ -335,7 +335,7 @@ def test_two_views_pass_row_level_security_and_count_and_no_others_cross_schemas
     ]
 
 
-def test_an_operator_reads_the_guides_views_and_nothing_else_of_ours(
+def test_an_operator_reads_the_guides_views_notes_backups_and_reaches_nothing_else_of_ours(
     catalog: psycopg.Connection,
 ) -> None:
     found = catalog.execute(
@@ -355,6 +355,7 @@ def test_an_operator_reads_the_guides_views_and_nothing_else_of_ours(
         ("guide", "AuditLog", False),
         ("guide", "Outbox", False),
         ("guide", "pg_stat_user_indexes", False),
+        ("monitor", "BackupRun", True),
     ]
     row = catalog.execute(
         "SELECT count(*) FROM pg_proc WHERE pronamespace = ANY (%(schemas)s::regnamespace[])"

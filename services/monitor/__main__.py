@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AnyHttpUrl, Field, SecretStr, ValidationInfo, field_validator
 
 from driveflow.monitor.v1 import monitor_pb2, monitor_pb2_grpc
 from libs import audit, background, checks, pooling, server
@@ -18,7 +18,8 @@ from libs.leader import Leader, at_most_every, forget_requests
 from libs.orgs import Orgs
 from libs.pages import Pages
 from libs.settings import Settings as CommonSettings
-from services.monitor import backlogs
+from services.monitor import backlogs, tables
+from services.monitor.alerting import Alerting
 from services.monitor.checks import ALL
 from services.monitor.exporting import LOOK_EVERY_S as EXPORT_EVERY_S
 from services.monitor.exporting import Exporting
@@ -28,6 +29,7 @@ from services.monitor.schedule import Schedule
 from services.monitor.scraping import Scraping
 from services.monitor.servicer.desk import Desk
 from services.monitor.servicer.monitor import MonitorServicer
+from services.monitor.webhook import Webhook
 
 LEADER_LOCK = 0x6D6F6E69746F72  # "monitor"
 LOOK_EVERY_S = 2.0
@@ -60,6 +62,10 @@ class Settings(CommonSettings):
     )
     schedule_s: float = Field(300.0, gt=0, description="seconds between two scheduled checks")
     signals: bool = Field(True, description="let CancelBackend and TerminateBackend act")
+    alert_webhook_url: AnyHttpUrl | None = Field(None, description="is told of alerts by POST")
+    alert_webhook_secret: SecretStr | None = Field(
+        None, validate_default=True, description="signs what that is told"
+    )
 
     @field_validator("services", "metrics_sources")
     @classmethod
@@ -76,6 +82,13 @@ class Settings(CommonSettings):
             raise ValueError("not name=postgresql://…, with spaces between")
         return text
 
+    @field_validator("alert_webhook_secret")
+    @classmethod
+    def _goes_with_the_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if info.data.get("alert_webhook_url") and not (secret and secret.get_secret_value()):
+            raise ValueError("missing: what the webhook is told must be signed")
+        return secret
+
 
 def now() -> datetime:
     """The clock of production; tests inject their own."""
@@ -90,6 +103,8 @@ class Parts:
     health: Health
     schedule: Schedule
     exporting: Exporting
+    alerting: Alerting
+    webhook: Webhook | None
 
 
 async def assemble(
@@ -115,8 +130,16 @@ async def assemble(
     await health.make_rules()
     every = timedelta(seconds=settings.schedule_s)
     exporting = Exporting(desk, report_every=every)
-    schedule = Schedule(desk, health, every=every, told=[exporting.told])
-    return Parts(desk, health, schedule, exporting)
+    webhook = _webhook(desk, settings)
+    alerting = Alerting(desk, webhook=webhook is not None)
+    schedule = Schedule(
+        desk,
+        health,
+        every=every,
+        snapshots=[lambda: tables.capture_tables(desk, desk.clock())],
+        told=[exporting.told, alerting.told],
+    )
+    return Parts(desk, health, schedule, exporting, alerting, webhook)
 
 
 async def build(
@@ -144,7 +167,11 @@ def maintenance(parts: Parts, dsn: str) -> Leader:
         ("health", parts.schedule.when_due),
         ("forget reports", at_most_every(FORGET_S, parts.schedule.forget)),
         ("forget requests", at_most_every(FORGET_S, forget)),
+        ("forget alerts", at_most_every(FORGET_S, parts.alerting.forget)),
+        ("thin snapshots", at_most_every(FORGET_S, partial(tables.thin_snapshots, parts.desk))),
     ]
+    if parts.webhook is not None:
+        duties.append(("webhook", parts.webhook.deliver))
     return Leader(dsn, lock=LEADER_LOCK, every_s=LOOK_EVERY_S, name="monitor", duties=duties)
 
 
@@ -157,6 +184,11 @@ def _pairs(text: str | None) -> list[tuple[str, str]]:
 def _named(dsns: SecretStr | None) -> dict[str, str]:
     each = (pair.partition("=") for pair in (dsns.get_secret_value() if dsns else "").split())
     return {name: dsn for name, _, dsn in each}
+
+
+def _webhook(desk: Desk, settings: Settings) -> Webhook | None:
+    url, secret = settings.alert_webhook_url, settings.alert_webhook_secret
+    return Webhook(desk, str(url), secret.get_secret_value()) if url and secret else None
 
 
 async def main(settings: Settings) -> None:
