@@ -122,7 +122,7 @@ def test_a_statement_casts_its_parameters_and_names_its_columns(statement: State
     assert re.findall(r"(?i)\b(?:date|timestamptz?|interval|uuid)\s+'", code) == []
     assert re.findall(r"(?i)select\s+(?:\w+\.)?\*", code) == []
     # As pg_stat_statements keeps it, a parameter for each constant, PostgreSQL must read it again:
-    # extract($1 FROM x) it can't; "extract"('epoch', x) is the same function.
+    # extract($1 FROM x) it can't; pg_catalog.extract('epoch', x) is the same function.
     assert re.findall(KEYWORDS_IN_CALLS, code) == []
     assert statement.comment.strip("- \n")
 
