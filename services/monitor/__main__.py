@@ -20,11 +20,13 @@ from libs.settings import Settings as CommonSettings
 from services.monitor import backlogs
 from services.monitor.checks import ALL
 from services.monitor.health import Health
+from services.monitor.plans import Plans
 from services.monitor.replicas import Replicas
 from services.monitor.schedule import Schedule
 from services.monitor.scraping import Scraping
 from services.monitor.servicer.desk import Desk
 from services.monitor.servicer.monitor import MonitorServicer
+from services.monitor.snapshots import Snapshots
 
 LEADER_LOCK = 0x6D6F6E69746F72  # "monitor"
 LOOK_EVERY_S = 2.0
@@ -100,25 +102,32 @@ async def build(
     )
     health = Health(desk, ALL)
     await health.make_rules()
-    schedule = Schedule(desk, health, every=timedelta(seconds=settings.schedule_s))
-    background.run(stack, maintenance(desk, dsn, schedule).run())
+    snapshots, plans = Snapshots(desk), Plans(desk)
+    schedule = Schedule(
+        desk,
+        health,
+        every=timedelta(seconds=settings.schedule_s),
+        snapshots=(snapshots.take_scheduled, plans.verify_when_due),
+    )
+    background.run(stack, maintenance(desk, dsn, schedule, snapshots).run())
     probe = partial(checks.answer, pool)
     serving = server.Server(settings, Verifier.of(settings), probe=probe)
     serving.add(
         monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"],
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server,
-        MonitorServicer(desk, health),
+        MonitorServicer(desk, health, snapshots, plans),
         long_calls_s=LONG_CALLS_S,
     )
     return serving
 
 
-def maintenance(desk: Desk, dsn: str, schedule: Schedule) -> Leader:
+def maintenance(desk: Desk, dsn: str, schedule: Schedule, snapshots: Snapshots) -> Leader:
     """What one process of all does."""
     forget = partial(forget_requests, desk.orgs, audit.PLATFORM)
     duties = [
         ("health", schedule.when_due),
         ("forget reports", at_most_every(FORGET_S, schedule.forget)),
+        ("forget snapshots", at_most_every(FORGET_S, snapshots.forget)),
         ("forget requests", at_most_every(FORGET_S, forget)),
     ]
     return Leader(dsn, lock=LEADER_LOCK, every_s=LOOK_EVERY_S, name="monitor", duties=duties)

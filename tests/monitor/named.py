@@ -1,4 +1,4 @@
-"""Every named statement of all services in its fullest form, run once, so that PostgreSQL counts it."""
+"""Every named statement of all services in its fullest form, with values to run it by."""
 
 from __future__ import annotations
 

@@ -1,0 +1,101 @@
+"""Plans: by which indexes a statement goes, and what that says of the index made for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from libs.bootstrap import SERVICES
+from services.monitor.model.texts import scrubbed
+
+SMALL_ROWS, SMALL_PAGES = 1_000, 64
+"""Below either, reading all of a table is as good as an index, and one index as another."""
+ROLES: Mapping[str, str] = {
+    **{service: service for service in SERVICES},
+    "tracking_ingest": "tracking",
+}
+"""Whose statements can be explained, and the schema whose function does it."""
+_CONDITION = re.compile(r"^(\s*(?:[A-Z][\w-]* )*[A-Z]?[\w-]+: )(?!\d+$)(.*)$")
+
+
+class PlanVerdict(StrEnum):
+    """What a plan says of an index."""
+
+    USED = "used"
+    SMALL_TABLE = "small_table"
+    NOT_USED = "not_used"
+    NOT_SEEN = "not_seen"
+    INDEX_MISSING = "index_missing"
+    FAILED = "failed"
+
+
+BAD = (PlanVerdict.NOT_USED, PlanVerdict.INDEX_MISSING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanCheck:
+    """A line of the ledger, and what was last found."""
+
+    schema: str
+    index: str
+    table: str
+    rpc: str
+    query: str
+    """Empty where people alone ask by the index."""
+    verdict: PlanVerdict | None
+    """None: never looked at."""
+    detail: str
+    query_id: int
+    checked_at: datetime | None
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class IndexState:
+    """An index that is there."""
+
+    valid: bool
+    rows: int
+    """Of its table; of the largest part of a partitioned one."""
+    pages: int
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the planner may well do without."""
+        return self.rows < SMALL_ROWS or self.pages < SMALL_PAGES
+
+
+def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """All steps of a plan in EXPLAIN's JSON."""
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+def indexes(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the indexes that a plan goes by, by name."""
+    return tuple(sorted({node["Index Name"] for node in nodes(plan) if "Index Name" in node}))
+
+
+def read_whole(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the tables that it reads all of, by name."""
+    whole = {n["Relation Name"] for n in nodes(plan) if n.get("Node Type") == "Seq Scan"}
+    return tuple(sorted(whole))
+
+
+def instead(plan: Mapping[str, Any], roots: Collection[str]) -> str:
+    """What a plan does, in short."""
+    whole = ", ".join(read_whole(plan))
+    parts = [f"goes by {', '.join(roots)}"] if roots else []
+    parts += [f"reads all of {whole}"] if whole else []
+    return "; ".join(parts) or "reads no table"
+
+
+def shown(line: str) -> str:
+    """A line of a plan without values: what stands in conditions is scrubbed."""
+    found = _CONDITION.match(line)
+    return found[1] + scrubbed(found[2]) if found else line
