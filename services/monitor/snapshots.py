@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from libs import telemetry
-from libs.errors import Unavailable
+from libs import audit, telemetry
+from libs.errors import FailedPrecondition, Unavailable
+from libs.orgs import Orgs
 from libs.pooling import Connection
 from services.monitor.model.queries import KEPT
 from services.monitor.model.texts import name_of, shown
@@ -63,17 +65,7 @@ class Snapshots:
 
     async def forget(self) -> None:
         """Delete what is older than it is kept."""
-        before = self._desk.clock() - KEPT
-        while await self._forget_some(before):
-            pass
-        with store.counted():
-            async with self._desk.write() as conn:
-                await store.forget_captures(conn, before)
-                await store.forget_queries(conn, before)
-
-    async def _forget_some(self, before: datetime) -> int:
-        async with self._desk.write() as conn:
-            return await store.forget_snapshots(conn, before)
+        await forget(self._desk.orgs, self._desk.clock() - KEPT)
 
 
 async def capture_queries(conn: Connection, at: datetime) -> int:
@@ -84,3 +76,17 @@ async def capture_queries(conn: Connection, at: datetime) -> int:
             texts = await store.texts_missing(conn, TEXTS_MAX)
             await store.keep_texts(conn, [(t, shown(t.raw), name_of(t.raw)) for t in texts])
     return called
+
+
+async def forget(orgs: Orgs, before: datetime) -> None:
+    """Delete snapshots that are older, a few thousand at a time."""
+    deleted = 1
+    while deleted:
+        async with orgs.write(audit.PLATFORM) as conn:
+            deleted = await store.forget_snapshots(conn, before)
+    async with orgs.write(audit.PLATFORM) as conn:
+        await store.forget_captures(conn, before)
+    # Where nothing is counted it is not known what still is.
+    with suppress(FailedPrecondition), store.counted():
+        async with orgs.write(audit.PLATFORM) as conn:
+            await store.forget_queries(conn, before)

@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from libs import queries, scoped
 from libs.bootstrap import SERVICES
 from services.booking.store import booking_row, bookings, directory, waitlist
-from services.monitor.store import health, rules
+from services.monitor.store import health, plans, rules
+from services.monitor.store import queries as monitored
 from services.payments.store import ledger, payments, payouts, reconciliation, refunds, webhooks
 from services.tracking import store as tracking
 from tests import statements
@@ -52,6 +53,9 @@ COLUMNS: dict[str, Columns] = {
         column for each in tracking.REJECTED_FIELDS.values() for _, column in each
     ),
     "tracking.*": (*_all(tracking.TRIP_FIELDS), *tracking.TRIP_ALWAYS.values()),
+    "monitor.list_queries": tuple(monitored.FIELDS.values()),
+    "monitor.get_query": tuple(monitored.FIELDS.values()),
+    "monitor.explain_query": (plans.EXPLAIN["monitor"],),
     "monitor.list_reports": tuple(health.FIELDS.values()),
     "monitor.*_rule*": rules.COLUMNS,
 }

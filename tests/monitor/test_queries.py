@@ -6,8 +6,11 @@ import asyncio
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from statistics import mean, pstdev
+from typing import Any
 
 import grpc
 import psycopg
@@ -19,12 +22,16 @@ from hypothesis import strategies as st
 
 from driveflow.monitor.v1 import health_pb2
 from driveflow.monitor.v1 import queries_pb2 as pb
+from libs import pooling
 from libs.client import refusal
+from libs.orgs import Orgs
+from services.monitor.__main__ import Settings
 from services.monitor.model.queries import KEPT
-from services.monitor.snapshots import Snapshots
+from services.monitor.snapshots import forget
 from services.monitor.store import queries as store
 from tests.monitor.serving import Monitor
 from tests.postgres import Database
+from tests.serving import common_settings
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,13 +51,13 @@ def query(name: str, body: str) -> bytes:
     return f"SELECT /* booking.{name} */ {body}".encode()
 
 
-async def slow(watcher: Monitor, **of: object) -> list[pb.QueryStats]:
-    of = {"min_mean_ms": 0, "page_size": 1000} | of
+async def slow(watcher: Monitor, **of: Any) -> list[pb.QueryStats]:
+    of = {"min_mean_ms": 0, "page_size": 1_000} | of
     answer = await watcher.stub().ListSlowQueries(pb.ListSlowQueriesRequest(**of))
     return list(answer.queries)
 
 
-async def one(watcher: Monitor, name: str, **of: object) -> pb.QueryStats:
+async def one(watcher: Monitor, name: str, **of: Any) -> pb.QueryStats:
     (found,) = [each for each in await slow(watcher, **of) if each.name == f"booking.{name}"]
     return found
 
@@ -59,8 +66,17 @@ async def capture(watcher: Monitor) -> pb.Snapshot:
     return await watcher.stub().CaptureSnapshot(pb.CaptureSnapshotRequest())
 
 
+@asynccontextmanager
+async def orgs(database: Database, folder: Path) -> AsyncIterator[Orgs]:
+    """The monitor's way to its tables, beside that of the one that runs."""
+    settings = Settings(**common_settings(folder), dsn=database.dsn("monitor"))
+    pool = pooling.create("monitor", database.dsn("monitor"), settings, min_size=1)
+    async with pool:
+        yield Orgs(pool)
+
+
 def reset(watcher: Monitor, query_id: int = 0) -> None:
-    """Forget the counters of one statement of this database, or of all; an eviction does the same."""
+    """Forget the counters of one statement, as an eviction does, or of all of this database."""
     with watcher.admin() as admin:
         admin.execute(
             "SELECT pg_stat_statements_reset(0, oid, %s) FROM pg_database"
@@ -198,7 +214,7 @@ async def test_a_series_tells_when_a_statement_was_called_and_what_it_took_befor
     await capture(watcher)
     await booking.execute(text)
     await capture(watcher)
-    watcher.clock.ahead += 2 * HOUR
+    watcher.clock.ahead += timedelta(days=5)
     first = await capture(watcher)
     for times in (2, 1):
         for _ in range(times):
@@ -234,14 +250,15 @@ async def test_one_snapshot_is_taken_at_a_time_and_once_for_each_request(watcher
 
 
 async def test_snapshots_are_kept_for_14_days_and_counters_as_long_as_they_live(
-    watcher: Monitor, booking: psycopg.AsyncConnection
+    watcher: Monitor, booking: psycopg.AsyncConnection, tmp_path: Path
 ) -> None:
     text = query("keep", "5, 5, 5, 5, 5")
     await capture(watcher)
     await booking.execute(text)
     await capture(watcher)
     watcher.clock.ahead += timedelta(days=15)
-    await Snapshots(watcher.desk).forget()
+    async with orgs(watcher.database, tmp_path) as reached:
+        await forget(reached, watcher.clock() - KEPT)
     with watcher.admin() as admin:
         kept = admin.execute(
             'SELECT (SELECT count(*) FROM monitor."QuerySnapshot" WHERE at < %(before)s),'
@@ -276,9 +293,15 @@ async def test_six_slow_statements_are_a_warning_that_names_them(
     assert (await watcher.check("slow_queries")).verdict == health_pb2.VERDICT_OK
 
 
-async def test_without_the_extension_it_is_said_what_to_do(monitor: Monitor) -> None:
+def drop_extension(monitor: Monitor) -> None:
     with monitor.admin() as admin:
         admin.execute("DROP EXTENSION pg_stat_statements")
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_without_the_extension_it_is_said_what_to_do(monitor: Monitor) -> None:
+    # It waits for a snapshot that is being taken.
+    await asyncio.to_thread(drop_extension, monitor)
     check = await monitor.check("slow_queries")
     assert check.verdict == health_pb2.VERDICT_UNKNOWN
     assert "shared_preload_libraries" in check.summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from libs.errors import FailedPrecondition
+from services.monitor import statements
 from services.monitor.checks.asked import Asked
 from services.monitor.model.checks import (
     EVIDENCE_MAX,
@@ -31,7 +32,7 @@ async def slow_queries(desk: Desk) -> Measured:
         return Measured(None, "No snapshot was taken yet.")
     asked = Filter(order=Order.MEAN, min_calls=CALLS_MIN, min_mean_ms=SLOW_MS)
     async with desk.read() as conn:
-        rows, total = await store.list_queries(conn, window, asked, EVIDENCE_MAX, PATHS)
+        rows, total = await statements.listed(conn, window, asked, EVIDENCE_MAX, PATHS)
     if not total:
         return Measured(0, f"No statement took more than {SLOW_MS:.0f} ms on average.")
     lines = [

@@ -13,7 +13,7 @@ from libs import audit, errors, idempotency, masks, pages
 from libs.errors import FailedPrecondition
 from libs.interceptors import Context
 from libs.pooling import Connection
-from services.monitor import plans
+from services.monitor import plans, statements
 from services.monitor.messages import queries as messages
 from services.monitor.model import plans as plan_model
 from services.monitor.model.queries import (
@@ -88,7 +88,7 @@ class Queries:
                 stats = await store.get_query(conn, window, query_id, role, ALL)
                 if stats is None:
                     stats = await _not_called(conn, query_id, role)
-                await _add_texts(conn, [stats])
+                await statements.add_texts(conn, [stats])
                 points = []
                 if "points" in paths:
                     points = await store.list_points(conn, window, query_id, role)
@@ -173,9 +173,7 @@ class Queries:
                 if window.start_at == window.end_at:
                     return window, [], 0
                 limit = pages.size(request) + 1
-                rows, total = await store.list_queries(conn, window, asked, limit, paths)
-                if "text" in paths or "name" in paths:
-                    await _add_texts(conn, rows)
+                rows, total = await statements.listed(conn, window, asked, limit, paths)
         return window, rows, total
 
 
@@ -188,15 +186,3 @@ async def _not_called(conn: Connection, query_id: int, role: str) -> dict[str, A
         if role in ("", text.role):
             return {"query_id": query_id, "role": text.role, "text": None}
     raise errors.not_found("query", query_id)
-
-
-async def _add_texts(conn: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Texts and names of statements that no snapshot has seen yet."""
-    missing = [row for row in rows if row["text"] is None]
-    if not missing:
-        return
-    texts = await store.list_texts(conn, [row["query_id"] for row in missing])
-    raw = {text.query_id: text.raw for text in texts}
-    for row in missing:
-        text = raw.get(row["query_id"], "")
-        row |= {"text": shown(text), "name": name_of(text)}
