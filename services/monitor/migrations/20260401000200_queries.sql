@@ -2,15 +2,16 @@
 -- What statements cost over time, and which of them the guide's indexes were made for.
 
 CREATE TABLE monitor."QueryCapture" (
-  no           bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+  id           uuid        NOT NULL DEFAULT uuidv7(),
   at           timestamptz NOT NULL,
   "startAt"    timestamptz,
   "statsReset" timestamptz NOT NULL,
   dealloc      bigint      NOT NULL,
   evicted      bigint      NOT NULL,
-  CONSTRAINT query_capture_pkey PRIMARY KEY (at)
+  CONSTRAINT query_capture_pkey PRIMARY KEY (id)
 );
 ALTER TABLE monitor."QueryCapture" OWNER TO monitor_owner;
+CREATE INDEX idx_query_capture_at ON monitor."QueryCapture" (at);
 COMMENT ON TABLE monitor."QueryCapture" IS
   'When the counters of pg_stat_statements were taken down; kept 14 days.';
 COMMENT ON COLUMN monitor."QueryCapture"."startAt" IS 'The capture before; null for the first one.';

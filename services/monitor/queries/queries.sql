@@ -55,7 +55,7 @@ SELECT pg_try_advisory_xact_lock(%(lock)s::bigint);
 -- capture keeps nothing: nobody knows when that was added. Answers with the statements that were
 -- called, and how many of these have no text yet.
 WITH taken AS ({taken}), added AS ({added}), last AS (
-  SELECT at, "statsReset", dealloc FROM "QueryCapture" ORDER BY no DESC LIMIT 1
+  SELECT at, "statsReset", dealloc FROM "QueryCapture" ORDER BY id DESC LIMIT 1
 ), kept AS (
   INSERT INTO "QuerySnapshot"
          ("queryId", role, at, calls, "totalMs", squares, rows, "hitBlocks", "readBlocks")
@@ -106,7 +106,7 @@ SELECT w.at,
        coalesce((SELECT sum(e.evicted)::int8 FROM "QueryCapture" AS e
                   WHERE e.at > w.at AND e.at <= %(end_at)s::timestamptz), 0)
        + (SELECT {evicted} FROM public.pg_stat_statements_info AS i
-            LEFT JOIN (SELECT "statsReset", dealloc FROM "QueryCapture" ORDER BY no DESC LIMIT 1)
+            LEFT JOIN (SELECT "statsReset", dealloc FROM "QueryCapture" ORDER BY id DESC LIMIT 1)
               AS c ON true)
   FROM (SELECT coalesce(
           (SELECT min(at) FROM "QueryCapture"
@@ -168,7 +168,7 @@ SELECT c."startAt", s.at, sum(s.calls)::int8, sum(s."totalMs"), sum(s.rows)::int
    AND s.at > %(start_at)s::timestamptz AND s.at <= %(end_at)s::timestamptz
  GROUP BY c."startAt", s.at
  UNION ALL
-SELECT (SELECT at FROM "QueryCapture" ORDER BY no DESC LIMIT 1), %(end_at)s::timestamptz,
+SELECT (SELECT at FROM "QueryCapture" ORDER BY id DESC LIMIT 1), %(end_at)s::timestamptz,
        sum(calls)::int8, sum(total_ms), sum(rows)::int8
   FROM added
  WHERE query_id = %(query_id)s::bigint AND (%(role)s::text = '' OR role = %(role)s::text)
@@ -192,7 +192,7 @@ DELETE FROM "QuerySnapshot" WHERE ctid = ANY (ARRAY(
 -- name: forget_captures
 -- Deletes captures that are too old; the last one stays, for the next to go on from.
 DELETE FROM "QueryCapture"
- WHERE at < %(before)s::timestamptz AND no < (SELECT max(no) FROM "QueryCapture");
+ WHERE at < %(before)s::timestamptz AND id < (SELECT id FROM "QueryCapture" ORDER BY id DESC LIMIT 1);
 
 -- name: forget_queries
 -- Deletes statements that were not called for long. Not those that are still counted: what they have
