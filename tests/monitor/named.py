@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import psycopg
+
 from libs import queries, scoped
 from libs.bootstrap import SERVICES
 from services.booking.store import booking_row, bookings, directory, waitlist
@@ -59,6 +61,8 @@ COLUMNS: dict[str, Columns] = {
     "monitor.list_reports": tuple(health.FIELDS.values()),
     "monitor.*_rule*": rules.COLUMNS,
 }
+# Who may run what tracking sends.
+TRACKING = ("tracking", "tracking_ingest", "tracking_maintenance")
 # Of two joins that exclude each other.
 LEFT_OUT = ("active_instructor",)
 # What stands in for a value of a type, or of a parameter: nothing of it is looked at.
@@ -113,3 +117,20 @@ def every() -> Iterator[Named]:
             text = loaded.select(query, next(columns, ()), joins)
             service = owner if owner in SERVICES else "booking"
             yield Named(name, service, scoped.compiled(text, True))
+
+
+def run(admin: psycopg.Connection, each: Named) -> None:
+    """As the role that may, and undone."""
+    roles = TRACKING if each.service == "tracking" else (each.service,)
+    for role in roles:
+        admin.execute(f"SET ROLE {role}; SET search_path = {each.service}".encode())
+        try:
+            with admin.transaction(force_rollback=True):
+                cursor = psycopg.RawCursor(admin)
+                cursor.execute(each.statement.text, each.values(), prepare=False)
+            break
+        except psycopg.errors.InsufficientPrivilege:
+            if role == roles[-1]:
+                raise
+        finally:
+            admin.execute("RESET ROLE; RESET search_path")

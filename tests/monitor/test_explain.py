@@ -25,7 +25,6 @@ NOT_EXPLAINABLE = {
 NOT_RUN = {"monitor.explain_query": "it asks for the plan of a statement that is there"}
 COUNTED_AS = {"booking.replace_answer": "libs.answer_request"}
 """The same statement under two names is counted under one of them."""
-INGEST = ("tracking", "tracking_ingest", "tracking_maintenance")
 # A run of a statement is to reach its end whatever its values.
 NO_RULES = """
 DO $$ DECLARE rule record; BEGIN
@@ -56,25 +55,8 @@ def counted(template: Database) -> Iterator[Database]:
             admin.execute(NO_RULES)
             for each in named.every():
                 if each.is_counted and each.name not in NOT_RUN:
-                    run(admin, each)
+                    named.run(admin, each)
         yield database
-
-
-def run(admin: psycopg.Connection, each: named.Named) -> None:
-    """As the role that may, and undone."""
-    roles = INGEST if each.service == "tracking" else (each.service,)
-    for role in roles:
-        admin.execute(f"SET ROLE {role}; SET search_path = {each.service}".encode())
-        try:
-            with admin.transaction(force_rollback=True):
-                cursor = psycopg.RawCursor(admin)
-                cursor.execute(each.statement.text, each.values(), prepare=False)
-            break
-        except psycopg.errors.InsufficientPrivilege:
-            if role == roles[-1]:
-                raise
-        finally:
-            admin.execute("RESET ROLE; RESET search_path")
 
 
 def kept(database: Database) -> dict[str, list[tuple[int, str]]]:
