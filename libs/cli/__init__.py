@@ -12,7 +12,7 @@ from libs.issuer import KeyUnusable
 from libs.migrations import MigrationFailed
 
 # Each has an `app` whose commands stand beside the others'.
-MODULES = ("database", "token", "doctor", "booking", "tracking", "outbox", "payments")
+MODULES = ("database", "token", "doctor", "booking", "tracking", "outbox", "payments", "queries")
 
 
 def commands() -> typer.Typer:

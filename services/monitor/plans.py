@@ -116,17 +116,17 @@ async def _verdict(
     if state is None or not state.valid:
         return PlanVerdict.INDEX_MISSING, "it is not there" if state is None else "it is invalid"
     if not line.query:
-        return PlanVerdict.NOT_SEEN, "no query of a service needs it: people ask by it"
+        return PlanVerdict.NOT_SEEN, "people ask by it, no service"
     if planned is None:
-        return PlanVerdict.NOT_SEEN, "not called since the statistics began"
+        return PlanVerdict.NOT_SEEN, "not called yet"
     if isinstance(planned, str):
         return PlanVerdict.FAILED, planned
     if line.index in planned.indexes:
         return PlanVerdict.USED, ""
-    instead = model.instead(planned.tree, planned.indexes)
+    instead = model.instead(planned.tree, line.table)
     if not state.is_small:
         return PlanVerdict.NOT_USED, instead
     forced = await plan(conn, line.schema, query_id, seq_scans=False)
     if line.index in forced.indexes:
         return PlanVerdict.SMALL_TABLE, f"{instead}; it would serve"
-    return PlanVerdict.SMALL_TABLE, f"{instead}; {state.rows} rows are too few to tell"
+    return PlanVerdict.SMALL_TABLE, f"{instead}; too few rows to tell"

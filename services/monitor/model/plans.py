@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -69,30 +69,38 @@ class IndexState:
         return self.rows < SMALL_ROWS or self.pages < SMALL_PAGES
 
 
-def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """All steps of a plan in EXPLAIN's JSON."""
-    yield plan
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A step of a plan that reads a table or an index."""
+
+    table: str
+    """Of a partition its own name."""
+    index: str
+    """Empty where the table itself is read through."""
+
+
+def reads(plan: Mapping[str, Any], table: str = "") -> Iterator[Read]:
+    """Those steps at a node of EXPLAIN's JSON and below it."""
+    # The index of a bitmap does not say whose it is; the step above does.
+    table = plan.get("Relation Name", table)
+    if "Index Name" in plan or plan["Node Type"] == "Seq Scan":
+        yield Read(table, plan.get("Index Name", ""))
     for below in plan.get("Plans", ()):
-        yield from nodes(below)
+        yield from reads(below, table)
 
 
 def indexes(plan: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the indexes that a plan goes by, by name."""
-    return tuple(sorted({node["Index Name"] for node in nodes(plan) if "Index Name" in node}))
+    return tuple(sorted({read.index for read in reads(plan) if read.index}))
 
 
-def read_whole(plan: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the tables that it reads all of, by name."""
-    whole = {n["Relation Name"] for n in nodes(plan) if n.get("Node Type") == "Seq Scan"}
-    return tuple(sorted(whole))
-
-
-def instead(plan: Mapping[str, Any], roots: Collection[str]) -> str:
-    """What a plan does, in short."""
-    whole = ", ".join(read_whole(plan))
-    parts = [f"goes by {', '.join(roots)}"] if roots else []
-    parts += [f"reads all of {whole}"] if whole else []
-    return "; ".join(parts) or "reads no table"
+def instead(plan: Mapping[str, Any], table: str) -> str:
+    """How a plan reads a table, or the partitions of one."""
+    of_table = [r for r in reads(plan) if r.table == table or r.table.startswith(f"{table}_")]
+    names = sorted({read.index for read in of_table if read.index})
+    parts = [f"goes by {', '.join(names)}"] if names else []
+    parts += ["reads all of it"] if any(not read.index for read in of_table) else []
+    return ", ".join(parts) or "does not read it"
 
 
 def shown(line: str) -> str:

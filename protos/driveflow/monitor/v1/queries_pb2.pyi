@@ -179,8 +179,9 @@ class Window(_message.Message):
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """From the first snapshot that lies within the window asked for; later where statistics began, or
-        were reset, after that.
+        """From the first snapshot that lies within the window asked for; from the last one before it where
+        there is none; the same as end_time before the first. What was counted between a snapshot and a
+        reset of PostgreSQL's statistics is lost.
         """
 
     @_builtins.property
