@@ -12,7 +12,7 @@ from libs import audit, telemetry
 from libs.errors import FailedPrecondition, Unavailable
 from libs.orgs import Orgs
 from libs.pooling import Connection
-from services.monitor.model.queries import KEPT
+from services.monitor.model.queries import KEPT, MERGED_AFTER
 from services.monitor.model.texts import name_of, shown
 from services.monitor.servicer.desk import Desk
 from services.monitor.store import queries as store
@@ -64,8 +64,8 @@ class Snapshots:
             log.warning("no snapshot", extra={"exception": telemetry.describe(error)})
 
     async def forget(self) -> None:
-        """Delete what is older than it is kept."""
-        await forget(self._desk.orgs, self._desk.clock() - KEPT)
+        """Make less of what is old, and delete what is older than it is kept."""
+        await forget(self._desk.orgs, self._desk.clock())
 
 
 async def capture_queries(conn: Connection, at: datetime) -> int:
@@ -78,15 +78,21 @@ async def capture_queries(conn: Connection, at: datetime) -> int:
     return called
 
 
-async def forget(orgs: Orgs, before: datetime) -> None:
-    """Delete snapshots that are older, a few thousand at a time."""
-    deleted = 1
+async def forget(orgs: Orgs, now: datetime) -> None:
+    """Make one snapshot an hour of those that are a day old, and delete those of 14 days.
+
+    Little in each transaction.
+    """
+    merged = deleted = 1
     while deleted:
         async with orgs.write(audit.PLATFORM) as conn:
-            deleted = await store.forget_snapshots(conn, before)
+            deleted = await store.forget_snapshots(conn, now - KEPT)
     async with orgs.write(audit.PLATFORM) as conn:
-        await store.forget_captures(conn, before)
+        await store.forget_captures(conn, now - KEPT)
+    while merged:
+        async with orgs.write(audit.PLATFORM) as conn:
+            merged = await store.merge_captures(conn, now - MERGED_AFTER)
     # Where nothing is counted it is not known what still is.
     with suppress(FailedPrecondition), store.counted():
         async with orgs.write(audit.PLATFORM) as conn:
-            await store.forget_queries(conn, before)
+            await store.forget_queries(conn, now - KEPT)

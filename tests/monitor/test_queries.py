@@ -258,7 +258,7 @@ async def test_snapshots_are_kept_for_14_days_and_counters_as_long_as_they_live(
     await capture(watcher)
     watcher.clock.ahead += timedelta(days=15)
     async with orgs(watcher.database, tmp_path) as reached:
-        await forget(reached, watcher.clock() - KEPT)
+        await forget(reached, watcher.clock())
     with watcher.admin() as admin:
         kept = admin.execute(
             'SELECT (SELECT count(*) FROM monitor."QuerySnapshot" WHERE at < %(before)s),'
@@ -268,6 +268,32 @@ async def test_snapshots_are_kept_for_14_days_and_counters_as_long_as_they_live(
     assert kept == (0, 1)
     await booking.execute(text)
     assert (await one(watcher, "keep")).calls == 1
+
+
+async def test_old_snapshots_become_one_an_hour_and_their_figures_stay(
+    watcher: Monitor, booking: psycopg.AsyncConnection, tmp_path: Path
+) -> None:
+    text = query("merge", "6, 6, 6, 6, 6, 6")
+    noon = watcher.clock().replace(hour=12, minute=0) + timedelta(days=40)
+    watcher.clock.set(noon - HOUR)
+    await capture(watcher)
+    for minutes in (0, 5, 10, 15):
+        watcher.clock.set(noon + timedelta(minutes=minutes))
+        await booking.execute(text)
+        await capture(watcher)
+    watcher.clock.set(noon + timedelta(days=3))
+    asked = pb.GetQueryStatsRequest(
+        query_id=(await one(watcher, "merge", window_seconds=4 * 86_400)).query_id,
+        window_seconds=4 * 86_400,
+    )
+    before = await watcher.stub().GetQueryStats(asked)
+    assert [point.calls for point in before.points] == [1, 1, 1, 1]
+    async with orgs(watcher.database, tmp_path) as reached:
+        await forget(reached, watcher.clock())
+    watcher.clock.set(noon + timedelta(minutes=30))
+    await booking.execute(text)
+    after = await watcher.stub().GetQueryStats(asked)
+    assert [point.calls for point in after.points] == [4, 1]
 
 
 async def test_six_slow_statements_are_a_warning_that_names_them(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 
@@ -25,21 +27,17 @@ async def test_a_statement_is_listed_and_explained_by_its_number(watcher: Monito
     await watcher.stub().CaptureSnapshot(pb.CaptureSnapshotRequest())
     async with await psycopg.AsyncConnection.connect(watcher.database.dsn("booking")) as booking:
         await booking.execute('SELECT /* booking.find_org */ name FROM "Org" WHERE id = uuidv7()')
-    everything = ("--min-mean-ms", 0, "--limit", 1_000)
-    table = await queries(watcher, *everything)
-    assert "booking.find_org" in table.stdout
+    table = await queries(watcher, "--min-mean-ms", 0, "--limit", 1_000)
     assert "within the last" in table.stdout
-    listed = (await queries(watcher, *everything, "--json")).json()["queries"]
-    (number,) = [each["query_id"] for each in listed if each.get("name") == "booking.find_org"]
-    plan = await queries(watcher, "explain", number)
-    assert "Index Scan using org_pkey" in plan.stdout
-    assert "indexes: org_pkey" in plan.stdout
+    (row,) = [line for line in table.stdout.splitlines() if "booking.find_org" in line]
+    (number,) = re.findall(r"-?\d{15,}", row)
+    plan = (await queries(watcher, "explain", number, "--json")).json()
+    assert plan["name"] == "booking.find_org"
+    assert plan["indexes"] == ["org_pkey"]
 
 
-async def test_plans_are_shown_with_what_is_wrong_as_exit_code(watcher: Monitor) -> None:
+async def test_plans_are_shown_with_who_needs_them(watcher: Monitor) -> None:
     shown = await queries(watcher, "plans", "--index", "idx_trip_lesson")
     assert shown.code == 0
+    assert "ListTrips" in shown.stdout
     assert "not called yet" in shown.stdout
-    unknown = await queries(watcher, "plans", "--index", "idx_nonsense")
-    assert unknown.code == 1
-    assert "INDEX_NOT_FOUND" in unknown.stderr

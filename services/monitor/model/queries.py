@@ -12,6 +12,8 @@ SLOW_MS = 100.0
 """The guide's."""
 WINDOW_S = 3_600
 SERIES_WINDOW_S = 86_400
+MERGED_AFTER = timedelta(days=1)
+"""Older snapshots are one an hour."""
 KEPT = timedelta(days=14)
 
 

@@ -10,19 +10,22 @@ SELECT s.queryid AS query_id, pg_get_userbyid(s.userid)::text AS role, s.stats_s
    AND s.toplevel AND s.calls > 0
 
 -- part: added
--- What each statement added since the last capture; all of it where its counters began anew.
+-- What each statement added since the last capture, all of it where its counters began anew; and how
+-- far it has come.
 SELECT t.query_id, t.role, t.calls - coalesce(k.calls, 0) AS calls,
        t.total_ms - coalesce(k."totalMs", 0) AS total_ms,
        t.squares - coalesce(k.squares, 0) AS squares, t.rows - coalesce(k.rows, 0) AS rows,
-       t.hit - coalesce(k."hitBlocks", 0) AS hit, t.read - coalesce(k."readBlocks", 0) AS read
-  FROM taken AS t
+       t.hit - coalesce(k."hitBlocks", 0) AS hit, t.read - coalesce(k."readBlocks", 0) AS read,
+       t.stats_since, t.calls AS all_calls, t.total_ms AS all_ms, t.squares AS all_squares,
+       t.rows AS all_rows, t.hit AS all_hit, t.read AS all_read
+  FROM ({taken}) AS t
   LEFT JOIN "TrackedQuery" AS k
     ON k."queryId" = t.query_id AND k.role = t.role AND k."statsSince" = t.stats_since
  WHERE t.calls > coalesce(k.calls, 0)
 
 -- part: figures
 -- Each statement's share in a window: what was kept of it, and what came since.
-WITH taken AS ({taken}), added AS ({added}), figures AS (
+WITH added AS ({added}), figures AS (
   SELECT query_id, role, sum(calls)::int8 AS calls, sum(total_ms) AS total_ms,
          sum(squares) AS squares, sum(rows)::int8 AS rows, sum(hit) AS hit, sum(read) AS read
     FROM (SELECT query_id, role, calls, total_ms, squares, rows, hit, read FROM added
@@ -54,7 +57,7 @@ SELECT pg_try_advisory_xact_lock(%(lock)s::bigint);
 -- Keeps what each statement added since the last capture, and how far it has come now. The first
 -- capture keeps nothing: nobody knows when that was added. Answers with the statements that were
 -- called, and how many of these have no text yet.
-WITH taken AS ({taken}), added AS ({added}), last AS (
+WITH added AS ({added}), last AS (
   SELECT at, "statsReset", dealloc FROM "QueryCapture" ORDER BY id DESC LIMIT 1
 ), kept AS (
   INSERT INTO "QuerySnapshot"
@@ -66,9 +69,9 @@ WITH taken AS ({taken}), added AS ({added}), last AS (
   INSERT INTO "TrackedQuery" AS k
          ("queryId", role, "statsSince", calls, "totalMs", squares, rows, "hitBlocks", "readBlocks",
           "seenAt")
-  SELECT query_id, role, stats_since, taken.calls, taken.total_ms, taken.squares, taken.rows,
-         taken.hit, taken.read, %(at)s::timestamptz
-    FROM taken JOIN added USING (query_id, role)
+  SELECT query_id, role, stats_since, all_calls, all_ms, all_squares, all_rows, all_hit, all_read,
+         %(at)s::timestamptz
+    FROM added
   ON CONFLICT ("queryId", role) DO UPDATE
      SET "statsSince" = EXCLUDED."statsSince", calls = EXCLUDED.calls,
          "totalMs" = EXCLUDED."totalMs", squares = EXCLUDED.squares, rows = EXCLUDED.rows,
@@ -161,7 +164,7 @@ SELECT role, text, name FROM "TrackedQuery"
 
 -- name: list_points
 -- What a statement added between each two captures of a window, and since the last one.
-WITH taken AS ({taken}), added AS ({added})
+WITH added AS ({added})
 SELECT c."startAt", s.at, sum(s.calls)::int8, sum(s."totalMs"), sum(s.rows)::int8
   FROM "QuerySnapshot" AS s JOIN "QueryCapture" AS c USING (at)
  WHERE s."queryId" = %(query_id)s::bigint AND (%(role)s::text = '' OR s.role = %(role)s::text)
@@ -182,6 +185,40 @@ SELECT s.queryid, pg_get_userbyid(s.userid)::text, left(s.query, %(length)s::int
  WHERE s.queryid = ANY (%(query_ids)s::bigint[]) AND s.toplevel AND s.query IS NOT NULL
    AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
  ORDER BY s.calls DESC;
+
+-- name: merge_captures
+-- Makes one of the captures of an hour: the earliest hour that has several. How many went into it.
+WITH several AS (
+  SELECT date_trunc('hour', at) AS hour, max(at) AS last_at, min("startAt") AS start_at,
+         sum(evicted)::int8 AS evicted
+    FROM "QueryCapture" WHERE at < date_trunc('hour', %(before)s::timestamptz)
+   GROUP BY 1 HAVING count(*) > 1
+   ORDER BY 1 LIMIT 1
+), merged AS (
+  DELETE FROM "QueryCapture" AS c USING several AS h
+   WHERE c.at >= h.hour AND c.at < h.last_at
+  RETURNING c.at
+), lasting AS (
+  UPDATE "QueryCapture" AS c SET "startAt" = h.start_at, evicted = h.evicted
+    FROM several AS h WHERE c.at = h.last_at
+), gone AS (
+  DELETE FROM "QuerySnapshot" AS s USING several AS h
+   WHERE s.at >= h.hour AND s.at < h.last_at
+  RETURNING s."queryId", s.role, h.last_at, s.calls, s."totalMs", s.squares, s.rows, s."hitBlocks",
+            s."readBlocks"
+), kept AS (
+  INSERT INTO "QuerySnapshot" AS s
+         ("queryId", role, at, calls, "totalMs", squares, rows, "hitBlocks", "readBlocks")
+  SELECT "queryId", role, last_at, sum(calls), sum("totalMs"), sum(squares), sum(rows),
+         sum("hitBlocks"), sum("readBlocks")
+    FROM gone GROUP BY "queryId", role, last_at
+  ON CONFLICT ("queryId", role, at) DO UPDATE
+     SET calls = s.calls + EXCLUDED.calls, "totalMs" = s."totalMs" + EXCLUDED."totalMs",
+         squares = s.squares + EXCLUDED.squares, rows = s.rows + EXCLUDED.rows,
+         "hitBlocks" = s."hitBlocks" + EXCLUDED."hitBlocks",
+         "readBlocks" = s."readBlocks" + EXCLUDED."readBlocks"
+)
+SELECT count(*) FROM merged;
 
 -- name: forget_snapshots
 -- Deletes what was kept of captures that are too old, a few thousand at a time.

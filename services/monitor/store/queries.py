@@ -92,6 +92,12 @@ async def keep_texts(conn: Connection, known: Sequence[tuple[Text, str, str]]) -
     await conn.send(SQL.keep_texts, parameters)
 
 
+async def merge_captures(conn: Connection, before: datetime) -> int:
+    """Of one hour; 0 when no hour before has several any more."""
+    row = await (await conn.execute(SQL.merge_captures, {"before": before})).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 async def forget_snapshots(conn: Connection, before: datetime) -> int:
     return (await conn.execute(SQL.forget_snapshots, {"before": before})).rowcount
 
