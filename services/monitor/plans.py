@@ -129,4 +129,4 @@ async def _verdict(
     forced = await plan(conn, line.schema, query_id, seq_scans=False)
     if line.index in forced.indexes:
         return PlanVerdict.SMALL_TABLE, f"{instead}; it would serve"
-    return PlanVerdict.SMALL_TABLE, f"{instead}; too few rows to tell"
+    return PlanVerdict.SMALL_TABLE, f"{instead}; too few rows to matter"

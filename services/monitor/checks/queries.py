@@ -15,7 +15,7 @@ from services.monitor.model.checks import (
     Unmeasurable,
     grpcurl,
 )
-from services.monitor.model.plans import BAD, PlanVerdict
+from services.monitor.model.plans import PlanVerdict
 from services.monitor.model.queries import SLOW_MS, WINDOW_S, Filter, Order, Window
 from services.monitor.servicer.desk import Desk
 from services.monitor.store import plans as plan_store
@@ -70,7 +70,7 @@ async def query_plans(desk: Desk) -> Measured:
         lines = await plan_store.list_ledger(conn, "")
     if not any(line.verdict for line in lines):
         return Measured(None, "No plan was looked at yet.")
-    bad = [line for line in lines if line.verdict in BAD]
+    bad = [line for line in lines if line.is_bad]
     used = sum(line.verdict is PlanVerdict.USED for line in lines)
     if not bad:
         return Measured(0, f"Every plan is by its index: {used} of {len(lines)} were seen so.")

@@ -33,7 +33,7 @@ class PlanVerdict(StrEnum):
     FAILED = "failed"
 
 
-BAD = (PlanVerdict.NOT_USED, PlanVerdict.INDEX_MISSING)
+WHOLE = "reads all of it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,16 @@ class PlanCheck:
     query_id: int
     checked_at: datetime | None
     last_used_at: datetime | None
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the index is missing, was left, or all of a large table is read.
+
+        Where many schools have few rows each, another index may be as good from the beginning.
+        """
+        if self.verdict is PlanVerdict.NOT_USED:
+            return self.last_used_at is not None or WHOLE in self.detail
+        return self.verdict is PlanVerdict.INDEX_MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,7 @@ def instead(plan: Mapping[str, Any], table: str) -> str:
     of_table = [r for r in reads(plan) if r.table == table or r.table.startswith(f"{table}_")]
     names = sorted({read.index for read in of_table if read.index})
     parts = [f"goes by {', '.join(names)}"] if names else []
-    parts += ["reads all of it"] if any(not read.index for read in of_table) else []
+    parts += [WHOLE] if any(not read.index for read in of_table) else []
     return ", ".join(parts) or "does not read it"
 
 
