@@ -29,6 +29,7 @@ from services.monitor.__main__ import Settings
 from services.monitor.model.queries import KEPT
 from services.monitor.snapshots import forget
 from services.monitor.store import queries as store
+from tests.libs.eventing import until
 from tests.monitor.serving import Monitor
 from tests.postgres import Database
 from tests.serving import common_settings
@@ -160,6 +161,37 @@ async def test_a_call_counts_once_unless_its_counters_were_lost_before_the_next_
                 query_id = found[0].query_id if found else query_id
                 told = [Counter(calls=each.calls, rows=each.rows) for each in found]
                 assert told == ([kept + since] if kept + since else [])
+
+
+async def test_a_text_that_postgresql_kept_with_its_values_leaves_without_them(
+    watcher: Monitor, booking: psycopg.AsyncConnection
+) -> None:
+    await capture(watcher)
+    text = query("find_person", "pg_advisory_xact_lock(4711), 'Svensson'::text /* Anna */")
+    with watcher.admin() as admin:
+        admin.execute("SELECT pg_advisory_lock(4711)")
+        running = asyncio.create_task(booking.execute(text))
+        waiting = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        pid = booking.info.backend_pid
+        await until(lambda: admin.execute(waiting, [pid]).rowcount == 1)
+        # Its normalised text is forgotten while it runs: what is kept at its end is what was sent.
+        reset(watcher)
+        admin.execute("SELECT pg_advisory_unlock(4711)")
+        await running
+        kept = admin.execute(
+            "SELECT queryid FROM pg_stat_statements WHERE query LIKE '%%''Svensson''%%Anna%%'"
+            " AND userid = 'booking'::regrole"
+        ).fetchall()
+    ((query_id,),) = kept
+    stub = watcher.stub()
+    answers = [
+        (await one(watcher, "find_person")).text,
+        str(await stub.ExplainQuery(pb.ExplainQueryRequest(query_id=query_id))),
+    ]
+    await capture(watcher)
+    answers.append(str(await stub.GetQueryStats(pb.GetQueryStatsRequest(query_id=query_id))))
+    assert answers[0] == "SELECT /* booking.find_person */ pg_advisory_xact_lock(?), ?::text"
+    assert not [a for a in answers if "Svensson" in a or "Anna" in a or "4711" in a]
 
 
 async def test_a_list_pages_by_the_order_that_is_asked_for(

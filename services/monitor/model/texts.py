@@ -64,7 +64,7 @@ def scrubbed(text: str) -> str:
 
 def shown(text: str) -> str:
     """The text scrubbed, and cut where it is too long to be shown."""
-    return scrubbed(text[:READ_MAX])[:TEXT_MAX]
+    return scrubbed(text[:READ_MAX])[:TEXT_MAX].strip()
 
 
 def _comment_end(text: str, at: int) -> int:
