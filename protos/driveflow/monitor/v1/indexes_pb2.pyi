@@ -540,7 +540,7 @@ class DuplicateIndex(_message.Message):
     size_bytes: _builtins.int
     """Size of the one that could go."""
     note: _builtins.str
-    """Why it may be there all the same; such as a partial index, or one of the guide's."""
+    """Why it may be there all the same: it is one of the guide's. Empty for others."""
     def __init__(
         self,
         *,
