@@ -12,7 +12,17 @@ from libs.issuer import KeyUnusable
 from libs.migrations import MigrationFailed
 
 # Each has an `app` whose commands stand beside the others'.
-MODULES = ("database", "token", "doctor", "booking", "tracking", "outbox", "payments")
+MODULES = (
+    "database",
+    "token",
+    "doctor",
+    "booking",
+    "tracking",
+    "outbox",
+    "payments",
+    "locks",
+    "indexes",
+)
 
 
 def commands() -> typer.Typer:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from libs.local.postgres import SUPERUSER, EmbeddedPostgres
+from libs.local.postgres import EmbeddedPostgres
 from tests import postgres
 from tests.postgres import PASSWORDS, Database, Server
 
@@ -39,8 +39,7 @@ class Replica(EmbeddedPostgres):
 
     def dsn_of(self, database: Database, role: str) -> str:
         """Connection string of a login role to a database of the primary's."""
-        known = {} if role == SUPERUSER else {"user": role, "password": PASSWORDS[role]}
-        return make_conninfo(self.dsn(), dbname=database.name, **known)
+        return make_conninfo(self.dsn(), dbname=database.name, user=role, password=PASSWORDS[role])
 
     def catch_up(self) -> None:
         """Return once it has replayed what the primary has written by now."""

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from driveflow.monitor.v1 import health_pb2
 from driveflow.monitor.v1 import indexes_pb2 as pb
@@ -254,10 +255,8 @@ async def test_an_index_used_on_a_replica_alone_is_used_and_without_its_word_all
         replicas = f"replica-1={url(replica.dsn_of(watcher.database, 'monitor'))}"
         async with serving(watcher.database, tmp_path, replica_dsns=replicas) as monitor:
             since = (await unused(monitor)).statistics.since_time.ToDatetime(UTC)
-            scan(
-                replica.dsn_of(watcher.database, "postgres"),
-                "SELECT name FROM booking.probe WHERE name = 'n1'",
-            )
+            there = make_conninfo(replica.dsn(), dbname=watcher.database.name)
+            scan(there, "SELECT name FROM booking.probe WHERE name = 'n1'")
             monitor.clock.set(since + timedelta(days=14, milliseconds=10))
             found = await unused(monitor)
             names = [index.index for index in found.indexes]
@@ -278,7 +277,7 @@ async def test_an_index_used_on_a_replica_alone_is_used_and_without_its_word_all
 
 def url(dsn: str) -> str:
     """The settings take addresses without spaces."""
-    known = psycopg.conninfo.conninfo_to_dict(dsn)
+    known = conninfo_to_dict(dsn)
     who = f"{known['user']}:{known['password']}"
     return f"postgresql://{who}@{known['host']}:{known['port']}/{known['dbname']}"
 

@@ -37,8 +37,8 @@ async def index_health(desk: Desk) -> Measured:
         return Measured(0, "No index is broken, missing or there twice.")
     return Measured(
         len(lines),
-        f"{len(broken)} indexes are invalid, {len(keys)} foreign keys have none,"
-        f" {len(needless)} indexes are covered by another.",
+        f"Invalid indexes: {len(broken)}, foreign keys without one: {len(keys)}, indexes that"
+        f" another one covers: {len(needless)}.",
         lines,
     )
 
@@ -66,8 +66,8 @@ async def unused_indexes(desk: Desk) -> Measured:
     )
     return Measured(
         len(nobodys),
-        f"{len(unused)} indexes were not used for {min_age.days} days,"
-        f" {len(nobodys)} of them are none of the guide's.",
+        f"Indexes not used for {min_age.days} days: {len(unused)}, of them {len(nobodys)} that are"
+        " none of the guide's.",
         lines,
     )
 

@@ -46,8 +46,8 @@ async def blocked_sessions(desk: Desk) -> Measured:
         return Measured(0, f"No session waits for a lock for {LONG_WAIT_S:g} s.")
     return Measured(
         len(long),
-        f"{len(long)} sessions wait for a lock for more than {LONG_WAIT_S:g} s, the longest for"
-        f" {age(max(long))}.",
+        f"Sessions that wait for a lock for more than {LONG_WAIT_S:g} s: {len(long)}, the longest"
+        f" for {age(max(long))}.",
         tuple(_lines(forest(waits, locks), sessions)),
     )
 
@@ -58,8 +58,9 @@ def _lines(
     """The tree, a line for each session."""
     for node in nodes:
         session = sessions.get(node.pid, Session(pid=node.pid))
-        wait = f" waits {age(node.wait_s)} for {node.waits_for}" if node.waits_for else " holds on"
-        yield f"{indent}{told(session)}{wait}"
+        wait = f" waits {age(node.wait_s)} for {node.waits_for}" if node.waits_for else ""
+        holds = f" holds {node.holds}" if node.holds and not node.waits_for else ""
+        yield f"{indent}{told(session)}{wait}{holds}"
         yield from _lines(node.blocks, sessions, indent + "  ")
 
 
@@ -91,7 +92,7 @@ async def long_transactions(desk: Desk) -> Measured:
         holder = await store.horizon(conn)
     found = [session for session, _ in rows]
     lines = [f"{told(each)} since {age(each.transaction_s or 0.0)}" for each in found]
-    if holder is not None:
+    if holder is not None and holder[1]:
         lines.insert(0, f"old row versions are kept for {holder[0]}: {holder[1]} transactions back")
     if not found:
         return Measured(0, "No transaction is open.", tuple(lines))

@@ -134,11 +134,10 @@ class Shape:
     keeps_rule: bool
 
     def covers(self, other: Shape) -> bool:
-        """Whether whatever the other one finds, this one finds as well."""
+        """Whether whatever the other one of its table finds, this one finds as well."""
         places = len(other.keys)
         same = (
-            self.table_id == other.table_id
-            and self.method == other.method
+            self.method == other.method
             and self.predicate == other.predicate
             and self.expressions == other.expressions
             and all(
@@ -177,13 +176,16 @@ def duplicates(shapes: Sequence[Shape], ledger: Ledger) -> list[Duplicate]:
 
     Of two that are the same the older one stays, or the one that the ledger names.
     """
+    of_table: dict[int, list[Shape]] = {}
+    for shape in shapes:
+        of_table.setdefault(shape.table_id, []).append(shape)
     found = []
     for shape in shapes:
         if shape.keeps_rule:
             continue
         covering = [
             other
-            for other in shapes
+            for other in of_table[shape.table_id]
             if other.id != shape.id
             and other.covers(shape)
             and not (_as_good(shape, other) and _stays(shape, other, ledger))

@@ -3,8 +3,7 @@
 -- are wanted: that waits for whoever has locked the table.
 SELECT s.id, n.nspname::text AS schema, t.relname::text AS "table", i.relname::text AS index,
        s.scans, s.tuples_read, s.tuples_fetched, s.last_scan, s.bytes, s.partitions,
-       x.indisunique OR x.indisprimary OR x.indisexclusion OR x.indisreplident
-       OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = s.id) AS keeps_rule,
+       x.indisunique OR x.indisprimary OR x.indisexclusion OR x.indisreplident AS keeps_rule,
        x.indisvalid AS valid, x.indrelid AS table_id
   FROM (SELECT CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid ELSE c.oid END AS id,
                sum(pg_stat_get_numscans(c.oid))::int8 AS scans,
@@ -109,7 +108,6 @@ SELECT i.oid, x.indrelid, n.nspname::text, t.relname::text, i.relname::text, m.a
        string_to_array(x.indcollation::text, ' ')::int8[], x.indoption::int2[],
        coalesce(md5(x.indpred::text), ''), coalesce(md5(x.indexprs::text), ''),
        x.indisunique OR x.indisprimary OR x.indisexclusion OR x.indisreplident
-       OR EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.oid)
   FROM pg_index AS x
   JOIN pg_class AS i ON i.oid = x.indexrelid
   JOIN pg_am AS m ON m.oid = i.relam
