@@ -23,11 +23,13 @@ from libs.orgs import Orgs
 from libs.pages import Pages
 from services.monitor.__main__ import Settings
 from services.monitor.backlogs import AskingBacklogs
+from services.monitor.checks import indexes as checks
 from services.monitor.replicas import Replicas
 from services.monitor.scraping import Scraping
 from services.monitor.servicer.desk import Desk
 from services.monitor.usage import capture_indexes
 from tests.monitor.replica import following
+from tests.monitor.rules import warning_at
 from tests.monitor.serving import Monitor, serving
 from tests.serving import common_settings
 
@@ -193,7 +195,7 @@ async def test_an_old_index_that_nobody_scans_is_unused_and_a_new_or_a_needed_on
     assert await capture_indexes(desk, since + timedelta(hours=1)) == captured + 1
     scan(watcher.database.admin_dsn, "SELECT name FROM booking.probe WHERE note = 'x'")
 
-    watcher.clock.set(since + timedelta(days=14, milliseconds=10))
+    watcher.clock.set(since + timedelta(days=14))
     found = await unused(watcher)
     names = [index.index for index in found.indexes]
     assert found.undecided == ""
@@ -257,7 +259,7 @@ async def test_an_index_used_on_a_replica_alone_is_used_and_without_its_word_all
             since = (await unused(monitor)).statistics.since_time.ToDatetime(UTC)
             there = make_conninfo(replica.dsn(), dbname=watcher.database.name)
             scan(there, "SELECT name FROM booking.probe WHERE name = 'n1'")
-            monitor.clock.set(since + timedelta(days=14, milliseconds=10))
+            monitor.clock.set(since + timedelta(days=14))
             found = await unused(monitor)
             names = [index.index for index in found.indexes]
             assert found.undecided == ""
@@ -399,8 +401,19 @@ async def test_a_large_table_that_is_read_whole_is_named_with_its_writes(
     assert scans.index_percent < 95
     assert scans.writes_per_scan > 0
     assert not found.HasField("index_hit_percent")
+
+
+async def test_the_share_of_index_blocks_in_memory_is_told_and_checked(
+    watcher: Monitor, table: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for _ in range(20):
         scan(watcher.database.admin_dsn, "SELECT count(*) FROM booking.probe WHERE id < 6000")
     found = await health(watcher, "index_hit_percent", "table_hit_percent", "cold_tables")
     assert 0 < found.index_hit_percent <= 100
     assert 0 < found.table_hit_percent <= 100
+    monkeypatch.setattr(checks, "ASKED_BLOCKS_MIN", 1_000)
+    check = await watcher.check("index_hit_ratio")
+    assert (check.verdict, check.unit) == (OK, "percent")
+    assert check.figure == pytest.approx(found.index_hit_percent, abs=1)
+    async with warning_at(watcher, "index_hit_ratio", 100):
+        assert (await watcher.check("index_hit_ratio")).verdict == WARNING
