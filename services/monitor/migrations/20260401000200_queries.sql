@@ -2,20 +2,21 @@
 -- What statements cost over time, and which of them the guide's indexes were made for.
 
 CREATE TABLE monitor."QueryCapture" (
-  no           bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+  id           uuid        NOT NULL DEFAULT uuidv7(),
   at           timestamptz NOT NULL,
   "startAt"    timestamptz,
   "statsReset" timestamptz NOT NULL,
   dealloc      bigint      NOT NULL,
   evicted      bigint      NOT NULL,
-  CONSTRAINT query_capture_pkey PRIMARY KEY (at)
+  CONSTRAINT query_capture_pkey PRIMARY KEY (id)
 );
 ALTER TABLE monitor."QueryCapture" OWNER TO monitor_owner;
+CREATE INDEX idx_query_capture_at ON monitor."QueryCapture" (at);
 COMMENT ON TABLE monitor."QueryCapture" IS
-  'When the counters of pg_stat_statements were taken down; kept 14 days.';
+  'When the counters of pg_stat_statements were taken down; one an hour after a day, kept 14 days.';
 COMMENT ON COLUMN monitor."QueryCapture"."startAt" IS 'The capture before; null for the first one.';
 COMMENT ON COLUMN monitor."QueryCapture".evicted IS 'Statements that were dropped since startAt.';
-GRANT SELECT, INSERT, DELETE ON monitor."QueryCapture" TO monitor;
+GRANT SELECT, INSERT, UPDATE ("startAt", evicted), DELETE ON monitor."QueryCapture" TO monitor;
 
 
 CREATE TABLE monitor."TrackedQuery" (
@@ -57,7 +58,9 @@ ALTER TABLE monitor."QuerySnapshot" OWNER TO monitor_owner;
 CREATE INDEX idx_query_snapshot_at ON monitor."QuerySnapshot" (at);
 COMMENT ON TABLE monitor."QuerySnapshot" IS
   'What each statement that was called between two captures added; kept 14 days.';
-GRANT SELECT, INSERT, DELETE ON monitor."QuerySnapshot" TO monitor;
+GRANT SELECT, INSERT, DELETE,
+      UPDATE (calls, "totalMs", squares, rows, "hitBlocks", "readBlocks")
+  ON monitor."QuerySnapshot" TO monitor;
 
 
 CREATE TABLE monitor."IndexLedger" (

@@ -10,6 +10,8 @@ import re
 
 TEXT_MAX = 2_000
 """Characters of a text that is shown."""
+READ_MAX = 4 * TEXT_MAX
+"""Characters that are read of one: more would be cut, whatever becomes of its literals."""
 OWNERS = ("booking", "payments", "tracking", "monitor", "events", "libs")
 """Whose queries files there are: no other comment is a name."""
 
@@ -29,7 +31,7 @@ _TOKEN = re.compile(
           (?:[eE][+-]?[0-9][0-9_]*)?
         | (?:[eEbBxXnN]|[uU]&)?'.* | "(?:[^"]|"")*\Z | \$(?:[^\W\d]\w*)?\$.*
       )
-    | (?P<kept> \$[0-9]+ | "(?:[^"]|"")*" | [^\W\d][\w$]* | . )
+    | (?P<kept> \$[0-9]+ | (?:Init|Sub)Plan\ [0-9]+ | "(?:[^"]|"")*" | [^\W\d][\w$]* | . )
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -62,7 +64,7 @@ def scrubbed(text: str) -> str:
 
 def shown(text: str) -> str:
     """The text scrubbed, and cut where it is too long to be shown."""
-    return scrubbed(text)[:TEXT_MAX]
+    return scrubbed(text[:READ_MAX])[:TEXT_MAX]
 
 
 def _comment_end(text: str, at: int) -> int:
