@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,6 +64,8 @@ class Stack:
     service: psutil.Process
     cores: list[int]
     key: str
+    folder: Path
+    """Of its keys and logs."""
     metrics: str = ""
     """host:port of the service's Prometheus endpoint."""
 
@@ -132,14 +134,15 @@ def running_stack(service: str = "tracking") -> Iterator[Stack]:
         database = make_template(pg)
         key = issuer.new_key()
         (Path(folder) / "jwks.json").write_text(issuer.jwks(key))
-        with _service(service, database, Path(folder)) as (address, process, metrics):
-            yield Stack(database, address, process, cores, key, metrics)
+        with running_service(service, database, Path(folder)) as (address, process, metrics):
+            yield Stack(database, address, process, cores, key, Path(folder), metrics)
 
 
 @contextmanager
-def _service(
-    name: str, database: Database, folder: Path
+def running_service(
+    name: str, database: Database, folder: Path, more: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, psutil.Process, str]]:
+    """A service's process: its address, and that of its metrics. `more` are settings."""
     address, metrics = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     settings = {
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'protos'}",
@@ -148,6 +151,7 @@ def _service(
         "DRIVEFLOW_DSN": database.dsn(name),
         "DRIVEFLOW_JWKS": str(folder / "jwks.json"),
         "DRIVEFLOW_PAGE_TOKEN_KEY": "bench" * 16,
+        **(more or {}),
     }
     if name == "tracking":
         settings["DRIVEFLOW_INGEST_DSN"] = database.dsn("tracking_ingest")

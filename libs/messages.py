@@ -1,4 +1,4 @@
-"""Between Python's values and the messages of any service: times, dates, ids that may be unset."""
+"""Between Python's values and any service's messages: times, dates, JSON, ids that may be unset."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, date, datetime
 from typing import Any
 
+from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.type.date_pb2 import Date
 
@@ -67,6 +68,15 @@ def no_such_day(field: str) -> InvalidArgument:
 def date_message(value: date | None) -> Date | None:
     """A date as a google.type.Date."""
     return None if value is None else Date(year=value.year, month=value.month, day=value.day)
+
+
+def struct(values: dict[str, Any] | None) -> Struct | None:
+    """A JSON object as a message; None is unset."""
+    if values is None:
+        return None
+    message = Struct()
+    message.update(values)
+    return message
 
 
 def optional_id(text: str) -> uuid.UUID | None:

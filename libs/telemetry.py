@@ -65,6 +65,9 @@ Observe = Callable[[float], None]
 
 Durations = Callable[[Mapping[str, str]], Observe]
 """A histogram of seconds: what takes the values of one set of attributes."""
+Figure = tuple[float, Mapping[str, str]]
+"""A value with its attributes."""
+Read = Callable[[], Iterable[Figure]]
 
 
 def _durations_of_meter(meter: metrics.Meter, name: str, unit: str, description: str) -> Durations:
@@ -205,6 +208,22 @@ def gauge(name: str, unit: str, description: str) -> Any:
     """A gauge with `.set(value, attributes)`; does nothing while metrics are off."""
     meter = _state.meter or metrics.NoOpMeter("off")
     return meter.create_gauge(name, unit, description)
+
+
+def observed_gauge(name: str, unit: str, description: str, read: Read) -> None:
+    """A gauge that is read when it is exported, in the exporter's thread."""
+    if _state.meter is not None:
+        _state.meter.create_observable_gauge(name, [_observations(read)], unit, description)
+
+
+def observed_counter(name: str, unit: str, description: str, read: Read) -> None:
+    """A counter that counts elsewhere: `read` gives how far it has come, as observed_gauge's."""
+    if _state.meter is not None:
+        _state.meter.create_observable_counter(name, [_observations(read)], unit, description)
+
+
+def _observations(read: Read) -> Callable[[CallbackOptions], Iterator[Observation]]:
+    return lambda _: (Observation(value, attributes) for value, attributes in read())
 
 
 def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:

@@ -31,6 +31,11 @@ KEYS_WITHOUT_ORG = {
 # Foreign keys without an index of their own, and why.
 NOT_COVERED = {"ledger_entry_of_account": "accounts are never deleted: nobody has the right to"}
 BYPASSING = {"tracking_ingest", "booking_reporting", "migrator"}
+# What operators read beside statistics, view -> columns. Only these two cross schemas.
+COUNTS = {
+    "Outbox": ["service", "topic", "pending", "processed"],
+    "AuditLog": ["service", "entityType", "action", "entries"],
+}
 # index -> (schemas that have it, leading columns)
 INDEXES = {
     "idx_trip_lesson": (("tracking",), ["lessonId"]),
@@ -168,7 +173,7 @@ def grants_on_partitions(catalog: psycopg.Connection) -> list[tuple[str, str]]:
     ).fetchall()
 
 
-def test_public_may_do_nothing_in_the_services_schemas(catalog: psycopg.Connection) -> None:
+def test_public_may_do_nothing_in_our_schemas(catalog: psycopg.Connection) -> None:
     found = catalog.execute(
         """
         SELECT c.relname::text FROM pg_class AS c CROSS JOIN aclexplode(c.relacl) AS a
@@ -182,7 +187,7 @@ def test_public_may_do_nothing_in_the_services_schemas(catalog: psycopg.Connecti
         SELECT n.nspname::text FROM pg_namespace AS n CROSS JOIN aclexplode(n.nspacl) AS a
          WHERE a.grantee = 0 AND n.oid = ANY (%(schemas)s::regnamespace[])
         """,
-        {"schemas": list(SERVICES)},
+        {"schemas": [*SERVICES, "guide"]},
     ).fetchall()
     assert found == []
 
@@ -297,6 +302,68 @@ def test_views_over_tenant_tables_run_as_their_caller_or_filter_themselves(
         assert invoker or filtered, name
 
 
+def test_two_views_pass_row_level_security_and_count_and_no_others_cross_schemas(
+    catalog: psycopg.Connection,
+) -> None:
+    crossing = catalog.execute(
+        """
+        SELECT DISTINCT v.relnamespace::regnamespace::text, v.relname, v.relowner::regrole::text,
+               'security_barrier=true' = ANY (v.reloptions),
+               ARRAY(SELECT attname::text FROM pg_attribute
+                      WHERE attrelid = v.oid AND attnum > 0 ORDER BY attnum)
+          FROM pg_depend AS d
+          JOIN pg_rewrite AS w ON w.oid = d.objid AND d.classid = 'pg_rewrite'::regclass
+          JOIN pg_class AS v ON v.oid = w.ev_class
+          JOIN pg_class AS t ON t.oid = d.refobjid AND d.refclassid = 'pg_class'::regclass
+         WHERE t.relnamespace <> v.relnamespace AND v.relnamespace <> 'public'::regnamespace
+           AND t.relnamespace = ANY (%(schemas)s::regnamespace[])
+        """,
+        {"schemas": [*SERVICES, "guide"]},
+    ).fetchall()
+    views = [("guide", name, "migrator", True, columns) for name, columns in COUNTS.items()]
+    assert sorted(crossing) == sorted(views)
+    bypassing = catalog.execute(
+        "SELECT c.relnamespace::regnamespace::text, c.relname FROM pg_class AS c"
+        " JOIN pg_roles AS r ON r.oid = c.relowner"
+        " WHERE c.relkind IN ('v', 'm') AND r.rolbypassrls AND NOT r.rolsuper"
+    ).fetchall()
+    assert sorted(bypassing) == [
+        ("booking", "instructor_stats"),
+        ("guide", "AuditLog"),
+        ("guide", "Outbox"),
+        ("guide", "pg_stat_user_indexes"),
+    ]
+
+
+def test_an_operator_reads_the_guides_views_and_nothing_else_of_ours(
+    catalog: psycopg.Connection,
+) -> None:
+    found = catalog.execute(
+        """
+        SELECT c.relnamespace::regnamespace::text, c.relname,
+               has_table_privilege('ops', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+          FROM pg_class AS c
+         WHERE c.relnamespace = ANY (%(schemas)s::regnamespace[])
+           AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege('ops', c.oid, 'SELECT, USAGE')
+               WHEN c.relkind IN ('r', 'p', 'v', 'm')
+               THEN has_any_column_privilege('ops', c.oid, 'SELECT, INSERT, UPDATE, REFERENCES')
+               ELSE false END
+        """,
+        {"schemas": [*SERVICES, "guide"]},
+    ).fetchall()
+    assert sorted(found) == [
+        ("guide", "AuditLog", False),
+        ("guide", "Outbox", False),
+        ("guide", "pg_stat_user_indexes", False),
+    ]
+    row = catalog.execute(
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = ANY (%(schemas)s::regnamespace[])"
+        " AND has_function_privilege('ops', oid, 'EXECUTE')",
+        {"schemas": [*SERVICES, "guide"]},
+    ).fetchone()
+    assert row == (0,)
+
+
 # --- keys --------------------------------------------------------------------------------------
 
 KEYS = """
@@ -313,6 +380,8 @@ SELECT t.relname, k.conname, k.contype,
   JOIN pg_class AS t ON t.oid = k.conrelid
  WHERE k.contype IN ('p', 'u', 'f', 'x') AND NOT t.relispartition
    AND t.relnamespace = ANY (%(schemas)s::regnamespace[])
+   AND (t.relnamespace <> 'monitor'::regnamespace OR EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'orgId'))
 UNION ALL
 SELECT t.relname, i.relname, 'u',
        ARRAY(SELECT a.attname::text
@@ -325,6 +394,8 @@ SELECT t.relname, i.relname, 'u',
  WHERE x.indisunique AND NOT t.relispartition
    AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = i.oid)
    AND t.relnamespace = ANY (%(schemas)s::regnamespace[])
+   AND (t.relnamespace <> 'monitor'::regnamespace OR EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'orgId'))
 """
 
 

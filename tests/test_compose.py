@@ -11,6 +11,7 @@ import yaml
 from libs.bootstrap import LOGINS, SERVICES, password_variable
 from libs.local.paths import ROOT
 from libs.settings import PREFIX, Settings
+from services.monitor.__main__ import Settings as MonitorSettings
 from services.payments.__main__ import Settings as PaymentsSettings
 from services.tracking.__main__ import Settings as TrackingSettings
 
@@ -18,6 +19,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 CONTAINERS: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SETTINGS: dict[str, type[Settings]] = dict.fromkeys(SERVICES, Settings) | {
+    "monitor": MonitorSettings,
     "payments": PaymentsSettings,
     "tracking": TrackingSettings,
 }
@@ -59,7 +61,7 @@ def test_images_are_pinned_to_a_release() -> None:
     images = [each["image"] for each in CONTAINERS.values()]
     images += re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     for image in images:
-        assert re.search(r":\d+\.\d+(\.\d+)?(-\w+)*$", image), image
+        assert re.search(r":v?\d+\.\d+(\.\d+)?(-\w+)*$", image), image
 
 
 def test_the_image_does_not_run_as_root() -> None:

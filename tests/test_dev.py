@@ -11,6 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +20,16 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
-from libs.bootstrap import SERVICES
+from libs.bootstrap import DATABASE, SERVICES
 from libs.client import Connection
 from libs.healthcheck import status
 from libs.local.paths import ROOT
 from libs.local.postgres import AS_USER, EmbeddedPostgres
 from libs.local.stack import METRICS_OFFSET, STRIPE_OFFSET, Stack
+from tests import guide, observability
 from tests.postgres import free_port
 
 PARTS = ("dev", "libs", "services", "protos", "deploy")
@@ -124,7 +128,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(checkout: Path) -> Iterator[Dev]:
     """A stack that is up; tests leave it so."""
     dev = Dev(checkout, ".driveflow", free_port(PORTS))
-    started = dev.up("--detach")
+    started = dev.up("--detach", DRIVEFLOW_SCHEDULE_S="10")
     assert started.returncode == 0, started.stderr
     yield dev
     remove(dev)
@@ -220,6 +224,87 @@ def test_a_doctor_finds_nothing_wrong_with_a_running_stack(running: Dev) -> None
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAIL" not in done.stdout
+
+
+# --- what operators read of it -----------------------------------------------------------------
+
+
+@pytest.fixture
+def found(running: Dev) -> dict[str, list[dict[str, object]]]:
+    """What each statement of the guide finds as `ops`, while a session waits for another's lock."""
+    admin, ops = running.stack.postgres.dsn(database=DATABASE), running.stack.dsn("ops")
+    rows = {}
+    with (
+        psycopg.connect(admin, application_name="holder") as holder,
+        psycopg.connect(admin, application_name="waiter") as waiter,
+        psycopg.connect(ops, autocommit=True, row_factory=dict_row) as asking,
+    ):
+        holder.execute('LOCK TABLE monitor."Outbox"')
+        waiter.pgconn.send_query(b'SELECT count(*) FROM monitor."Outbox"')
+        give_up = time.monotonic() + TIMEOUT_S
+        while not asking.execute("SELECT FROM pg_locks WHERE NOT granted").rowcount:
+            assert time.monotonic() < give_up
+        for statement in guide.statements():
+            as_here = statement.replace(guide.DATABASE_OF_THE_GUIDE, DATABASE)
+            cursor = asking.execute(as_here.encode())
+            rows[guide.title(statement)] = cursor.fetchall() if cursor.description else []
+        holder.rollback()
+        while waiter.pgconn.get_result():
+            pass
+    return rows
+
+
+def test_the_guides_monitoring_statements_run_as_written_and_find_what_they_are_for(
+    found: dict[str, list[dict[str, object]]],
+) -> None:
+    assert len(found) == 11
+    patterns = [str(row["query"]) for row in found["Analyze actual query patterns"]]
+    assert any("/* booking." in query for query in patterns)
+    for title in ("Find slowest queries", "Find most frequent queries"):
+        assert len(found[title]) == 20, title
+    used = {row["indexname"]: row for row in found["Check index usage"]}
+    assert used["idx_booking_org_start"]["tablename"] == "Booking"
+    assert used["booking_pkey"]["idx_scan"]
+    assert "idx_payment_stripe_intent" in {row["indexname"] for row in found["Check index size"]}
+    assert found["Find unused indexes"]
+    assert {"active", "idle"} <= {row["state"] for row in found["Monitor active connections"]}
+    pairs = [
+        (row["blocked_user"], row["blocking_user"]) for row in found["Check for lock contention"]
+    ]
+    assert ("postgres", "postgres") in pairs
+    (sessions,) = found["SELECT COUNT(*) as count"]
+    assert isinstance(sessions["count"], int)
+    assert sessions["count"] >= 3
+
+
+def test_an_operator_counts_events_and_audit_entries_over_all_services(running: Dev) -> None:
+    with psycopg.connect(running.stack.dsn("ops")) as ops:
+        events = ops.execute('SELECT service, topic, pending + processed FROM "Outbox"').fetchall()
+        entries = ops.execute('SELECT service, "entityType", action FROM "AuditLog"').fetchall()
+    assert ("booking", "booking") in {row[:2] for row in events}
+    assert {"booking", "payments", "tracking"} == {row[0] for row in events}
+    assert ("booking", "booking", "create") in entries
+
+
+def test_every_metric_and_label_of_alert_rules_and_dashboard_is_exported(running: Dev) -> None:
+    exported: dict[str, set[str]] = {}
+    give_up = time.monotonic() + TIMEOUT_S
+    # The first report was made before there was any event.
+    while "driveflow_outbox_age_seconds" not in exported:
+        assert time.monotonic() < give_up
+        for service in SERVICES:
+            url = f"http://{running.stack.metrics_address(service)}/metrics"
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                for name, labels in observability.exported(answer.read().decode()).items():
+                    exported.setdefault(name, set()).update(labels)
+    expressions = observability.expressions()
+    assert len(expressions) > 50
+    for expression in expressions:
+        names = expression.metrics - observability.WITH_A_REPLICA - {"up"}
+        assert names <= exported.keys(), expression
+        labels = {label for name in names for label in exported[name]}
+        if names == expression.metrics - {"up"}:
+            assert expression.labels <= labels | observability.OF_THE_SCRAPE, expression
 
 
 def test_two_stacks_stand_side_by_side(running: Dev, other: Dev) -> None:

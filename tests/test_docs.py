@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import re
 from itertools import chain
 from pathlib import Path
@@ -16,16 +17,45 @@ from libs.bootstrap import ROLES
 from libs.gateway import dense_track
 from libs.local.paths import ROOT
 from libs.settings import PREFIX, Settings
+from services.monitor.__main__ import Settings as MonitorSettings
+from services.monitor.checks import ALL
 from services.payments.__main__ import Settings as PaymentsSettings
 from services.tracking import drive
 from services.tracking.__main__ import Settings as TrackingSettings
 from services.tracking.ingest.judging import REASONS
+from tests import guide, walking
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 TRACKING = (ROOT / "docs" / "tracking.md").read_text()
 SETTING = re.compile(rf"^\| `{PREFIX}(\w+)` \| (.+?) \| .+ \|$", re.MULTILINE)
-INSTRUMENT = re.compile(r'"((?:driveflow|rpc\.server|db\.client)\.[a-z_.]+)",\s+"[s{]')
+GUIDE = (ROOT / "docs" / "guide.md").read_text()
+ITEMS = [*(f"S{number}" for number in range(1, 82)), *(f"B{number}" for number in range(1, 38))]
+METHODS = {f"{method.containing_service.name}/{method.name}" for method in walking.methods()}
+# What makes tables, indexes and constraints; the index that the guide calls BAD is a bench's.
+MIGRATIONS = "\n".join(
+    path.read_text()
+    for path in (*ROOT.glob("services/*/migrations/*.sql"), ROOT / "bench" / "plans.py")
+)
+# Words of the guide and of SQL, roles, fields that all requests have.
+OTHER_WORDS = {
+    "org_id", "trip_id", "idx_…", "LIKE '%Booking%'", "LIKE", "lower()", "_", "+00", "ops", "guide",
+    "read_mask", "page_token", "page_size", "etag", "tablename", "indexname",
+    "TripPoint_2025_01",
+    "getSlowQueries", "getConnectionCount", "checkIndexHealth", "getTableStats",
+}  # fmt: skip
+# Of parts that are under way: to be taken out as they come.
+CHECKS_TO_COME = {
+    "slow_queries", "connections", "blocked_sessions", "idle_in_transaction", "long_transactions",
+    "index_health", "unused_indexes", "index_hit_ratio", "dead_rows", "vacuum", "statistics",
+    "wraparound", "sequences", "disk_growth", "partitions", "replication", "backups",
+}  # fmt: skip
+FILES_TO_COME = {
+    f"tests/monitor/test_{topic}.py"
+    for topic in ("queries", "sessions", "indexes", "tables", "alerts")
+}
+INSTRUMENT = re.compile(r'"((?:driveflow|rpc\.server|db\.client)\.[a-z_.]+)",\s+"(?:[s{]|By")')
+KINDS = (TrackingSettings, PaymentsSettings, MonitorSettings)
 T0_US = 1_767_603_600_000_000
 
 
@@ -33,7 +63,7 @@ def test_the_tables_of_settings_are_those_of_the_code() -> None:
     common = len(Settings.model_fields)
     listed = [(name.lower(), default) for name, default in SETTING.findall(OPERATIONS)]
     assert listed[:common] == defaults(Settings)
-    of_services = [defaults(kind)[common:] for kind in (TrackingSettings, PaymentsSettings)]
+    of_services = [defaults(kind)[common:] for kind in KINDS]
     assert listed[common:] == [*chain(*of_services)]
 
 
@@ -120,3 +150,40 @@ def example(number: int) -> bytes:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.skipif("DRIVEFLOW_GUIDE" not in os.environ, reason="DRIVEFLOW_GUIDE names no file")
+def test_the_copy_of_the_guides_statements_is_the_guides() -> None:
+    assert guide.statements() == guide.statements_of(Path(os.environ["DRIVEFLOW_GUIDE"]))
+
+
+# --- the guide, item by item -------------------------------------------------------------------
+
+
+def test_every_item_of_the_guide_has_a_row_in_order_and_what_holds_it() -> None:
+    rows = re.findall(r"^\| ([SB]\d+) \|(.+)\|$", GUIDE, re.MULTILINE)
+    assert [item for item, _ in rows] == ITEMS
+    for item, row in rows:
+        assert "`tests/" in row or "`bench/" in row or "**Not built**" in row, item
+
+
+def test_what_a_row_of_the_guide_names_is_there() -> None:
+    named = set(re.findall(r"`([^`\n]+)`", GUIDE))
+    for name in named:
+        assert is_there(name), name
+    assert {"idx_booking_org_start", "BookingService/ListBookings", '"TripPoint"'} <= named
+
+
+def is_there(name: str) -> bool:
+    """Whether something of this name exists, by what it looks like."""
+    if re.fullmatch(r"[A-Z]\w+Service/\w+", name):
+        return name in METHODS
+    if "/" in name:
+        return (ROOT / name).exists() or name in FILES_TO_COME
+    if name.startswith(PREFIX):
+        return name.removeprefix(PREFIX).lower() in Settings.model_fields
+    if re.fullmatch(r"(driveflow|rpc|db)(\.\w+)+", name):
+        return f"| `{name}` |" in OPERATIONS
+    if re.fullmatch(r'"\w+"|idx_\w+|\w+_(?:overlap|pkey|stats|partition)', name):
+        return re.search(rf"\b{name.strip(chr(34))}\b", MIGRATIONS) is not None
+    return name in OTHER_WORDS or name in CHECKS_TO_COME | {each.question.name for each in ALL}

@@ -97,6 +97,13 @@ def test_a_name_says_which_query_it_is() -> None:
     assert sorted(names) == sorted(set(names))
 
 
+def test_no_statement_and_no_request_skips_rows_by_counting_them() -> None:
+    codes = {str(each): re.sub(r"--.*", "", each.text) for each in STATEMENTS}
+    assert [name for name, code in codes.items() if re.search(r"(?i)\boffset\b", code)] == []
+    fields = {field.name for each in walking.methods() for field in each.input_type.fields}
+    assert fields & {"skip", "offset", "page", "page_number"} == set()
+
+
 def test_every_query_is_used() -> None:
     code = "\n".join(path.read_text() for path in MODULES)
     unused = [
@@ -167,6 +174,25 @@ def test_a_statement_that_forgets_the_school_is_found(text: str) -> None:
 def test_every_rpc_declares_who_may_call_it() -> None:
     for method in walking.methods():
         assert access.rule(method).scope in scopes(), method.full_name
+
+
+# Reports, which no row is behind, and what has no more than five fields.
+WHOLE = {
+    "GetBacklog",
+    "GetInstructorBalance",
+    "GetRevenueReport",
+    "GetTripRoute",
+    "GetLatestPosition",
+    "GetUploadStatus",
+    "ListPartitions",
+}
+
+
+def test_whoever_reads_may_say_which_fields_he_wants() -> None:
+    reading = ("Get", "BatchGet", "List", "Lookup")
+    reads = [each for each in walking.methods() if each.name.startswith(reading)]
+    whole = [each for each in reads if "read_mask" not in each.input_type.fields_by_name]
+    assert {each.name for each in whole} == WHOLE
 
 
 def scopes() -> set[str]:

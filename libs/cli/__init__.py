@@ -20,6 +20,7 @@ MODULES = (
     "tracking",
     "outbox",
     "payments",
+    "health",
     "locks",
     "indexes",
 )

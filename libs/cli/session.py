@@ -50,13 +50,13 @@ class CommandFailed(Exception):
     """The command can't do what was asked; the message is one line with what to do."""
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run a command; what stops it becomes one line on stderr and exit code 1."""
+def run(work: Coroutine[Any, Any, None], failure: int = 1) -> None:
+    """Run a command; what stops it becomes one line on stderr and the exit code `failure`."""
     try:
         asyncio.run(work)
     except (CommandFailed, GatewayStopped, grpc.aio.AioRpcError) as error:
         complain(complaint(error))
-        raise typer.Exit(1) from None
+        raise typer.Exit(failure) from None
     except KeyboardInterrupt:
         complain("interrupted")
         raise typer.Exit(130) from None

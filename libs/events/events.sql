@@ -50,8 +50,7 @@ SELECT %(xact)s::text::xid8 >= pg_snapshot_xmax(pg_current_snapshot()),
 
 -- name: list_events
 -- platform: a page of events of all schools, latest first, before a place.
-SELECT "xactId"::text AS number, id, "orgId", topic, type, "aggregateType", "aggregateId",
-       "aggregateVersion", payload::text, "createdAt", "processedAt"
+SELECT {columns}
   FROM "Outbox"
  WHERE ("xactId", id) < (%(xact)s::text::xid8, %(id)s::bigint)
    AND "xactId" < pg_snapshot_xmin(pg_current_snapshot())
@@ -62,8 +61,7 @@ SELECT "xactId"::text AS number, id, "orgId", topic, type, "aggregateType", "agg
 
 -- name: list_events_of_org
 -- A page of a school's events, latest first, before a place.
-SELECT "xactId"::text AS number, id, "orgId", topic, type, "aggregateType", "aggregateId",
-       "aggregateVersion", payload::text, "createdAt", "processedAt"
+SELECT {columns}
   FROM "OutboxOfOrg"
  WHERE "orgId" = %(org_id)s::uuid
    AND ("xactId", id) < (%(xact)s::text::xid8, %(id)s::bigint)
@@ -282,8 +280,7 @@ UPDATE "ParkedEvent" AS p SET "nextAttemptAt" = %(now)s::timestamptz
 
 -- name: list_parked_events
 -- A page of parked events of all producers, in order, behind a row.
-SELECT producer, "xactId"::text AS number, "eventId", "aggregateType", "aggregateId", "aggregateVersion",
-       envelope, attempts, "nextAttemptAt", "lastError", "parkedAt"
+SELECT {columns}
   FROM "ParkedEvent"
  WHERE consumer = %(consumer)s::text
    AND (producer, "xactId", "eventId")

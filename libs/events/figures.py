@@ -43,6 +43,8 @@ class Intake:
         self._lag = telemetry.gauge(
             "driveflow.events.lag", "s", "Age of the last event when it was taken, by producer"
         )
+        # There from the start, so that the first one shows as a rise.
+        self._failed.add(0, self._of)
 
     def taken(self, count: int, last: pb.Event, now: datetime) -> None:
         """So many are passed; the last message was this event, or an empty one: nothing follows."""

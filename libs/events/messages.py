@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from driveflow.events.v1 import events_pb2 as pb
-from libs.events import model
+from libs import masks
+from libs.events import model, store
 from libs.events.model import Event, Row
 from libs.events.store import HorizonHolder, Parked
 
@@ -30,6 +31,14 @@ def message(service: str, row: Row) -> pb.Event:
     if row.processed_at is not None:
         sent.process_time.CopyFrom(stamp(row.processed_at))
     return sent
+
+
+def listed(service: str, row: masks.Row, paths: tuple[str, ...]) -> pb.Event:
+    """What was asked for of an event of `service`."""
+    told = masks.reader(pb.Event, paths)(row)
+    if "cursor" in paths:
+        told.cursor = model.cursor(service, store.place(row))
+    return told
 
 
 def event_of_row(row: Row) -> Event:
@@ -74,6 +83,17 @@ def parked_event(parked: Parked) -> pb.ParkedEvent:
         last_error=parked.last_error,
         park_time=stamp(parked.parked_at),
     )
+
+
+def listed_parked_event(row: masks.Row, paths: tuple[str, ...]) -> pb.ParkedEvent:
+    """What was asked for of a parked event."""
+    told = masks.reader(pb.ParkedEvent, paths)(row)
+    envelope, producer = row[-4:-2]
+    if "type" in paths:
+        told.type = pb.Event.FromString(envelope).type
+    if "cursor" in paths:
+        told.cursor = model.cursor(producer, store.place(row))
+    return told
 
 
 def horizon_holder(holder: HorizonHolder, since: datetime) -> pb.HorizonHolder:

@@ -10,11 +10,11 @@ from google.protobuf import json_format
 
 from driveflow.events.v1 import events_pb2 as pb
 from driveflow.events.v1 import events_pb2_grpc
-from libs import audit, calls, errors, pages
+from libs import audit, calls, errors, masks, pages
 from libs.access import NIL_ORG
 from libs.events import messages, model, store, tidy
 from libs.events.feed import Feed
-from libs.events.model import Place, Row
+from libs.events.model import Place
 from libs.events.store import Parked, Registered
 from libs.events.subscription import Subscription
 from libs.interceptors import Context
@@ -55,44 +55,53 @@ class EventServicer(events_pb2_grpc.EventServiceServicer):
     ) -> pb.ListEventsResponse:
         org_id = calls.caller().org_id
         bound_to = org_id or NIL_ORG
+        paths = masks.paths(request.read_mask, store.EVENT_PATHS)
         limit = pages.size(request)
         before = Place(*self._pages.start(request, bound_to, list(model.LAST)))
-        rows = await self._events(org_id, before, request, limit + 1)
+        rows = await self._events(org_id, before, request, limit + 1, paths)
         response = pb.ListEventsResponse(
-            events=[messages.message(self._service, row) for row in rows[:limit]]
+            events=[messages.listed(self._service, row, paths) for row in rows[:limit]]
         )
         if len(rows) > limit:
-            last = list(rows[limit - 1].place)
+            last = list(store.place(rows[limit - 1]))
             response.next_page_token = self._pages.token(request, bound_to, last)
         return response
 
     async def _events(
-        self, org_id: uuid.UUID | None, before: Place, request: pb.ListEventsRequest, limit: int
-    ) -> list[Row]:
+        self,
+        org_id: uuid.UUID | None,
+        before: Place,
+        request: pb.ListEventsRequest,
+        limit: int,
+        paths: tuple[str, ...],
+    ) -> list[masks.Row]:
         topic = request.topic or None
         processed = _processed(request.state)
         if org_id is None:
             async with connection(self._orgs.pool) as conn:
-                return await store.list_events(conn, before, topic, processed, limit)
+                return await store.list_events(conn, before, topic, processed, limit, paths)
         async with self._orgs.read(org_id) as conn:
-            return await store.list_events_of_org(conn, org_id, before, topic, processed, limit)
+            return await store.list_events_of_org(
+                conn, org_id, before, topic, processed, limit, paths
+            )
 
     async def ListParkedEvents(
         self, request: pb.ListParkedEventsRequest, context: Context
     ) -> pb.ListParkedEventsResponse:
+        paths = masks.paths(request.read_mask, store.PARKED_PATHS)
         limit = pages.size(request)
         producer, *place = self._pages.start(request, NIL_ORG, ["", *model.FIRST])
         async with connection(self._orgs.pool) as conn:
-            parked = await store.list_parked_events(
-                conn, self._service, (producer, Place(*place)), limit + 1
+            rows = await store.list_parked_events(
+                conn, self._service, (producer, Place(*place)), limit + 1, paths
             )
         response = pb.ListParkedEventsResponse(
-            parked_events=[messages.parked_event(each) for each in parked[:limit]]
+            parked_events=[messages.listed_parked_event(row, paths) for row in rows[:limit]]
         )
-        if len(parked) > limit:
-            last = parked[limit - 1]
+        if len(rows) > limit:
+            last = rows[limit - 1]
             response.next_page_token = self._pages.token(
-                request, NIL_ORG, [last.producer, *last.place]
+                request, NIL_ORG, [last[-3], *store.place(last)]
             )
         return response
 
@@ -101,14 +110,15 @@ class EventServicer(events_pb2_grpc.EventServiceServicer):
     ) -> pb.ParkedEvent:
         producer = request.producer
         place = model.place(producer, request.cursor)
+        everything = tuple(store.PARKED_PATHS)
         just_before = (producer, Place(place.xact, place.id - 1))
         async with connection(self._orgs.pool) as conn, conn.transaction():
             if not await store.hasten_parked_events(
                 conn, producer, self._service, place, self._clock()
             ):
                 raise errors.not_found("parked_event", request.cursor)
-            (parked,) = await store.list_parked_events(conn, self._service, just_before, 1)
-        return messages.parked_event(parked)
+            (row,) = await store.list_parked_events(conn, self._service, just_before, 1, everything)
+        return messages.listed_parked_event(row, everything)
 
     async def DiscardParkedEvent(
         self, request: pb.DiscardParkedEventRequest, context: Context

@@ -12,11 +12,39 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.events.model import Place, Row
 from libs.pooling import Connection
 
 SQL = queries.load("events", Path(__file__).with_name("events.sql"))
+# API path -> SQL, of what is read to be told. A cursor is made of the place, which is always there.
+EVENT_PATHS = {
+    "cursor": "NULL",
+    "org_id": '"orgId"',
+    "topic": "topic",
+    "type": "type",
+    "aggregate_type": '"aggregateType"',
+    "aggregate_id": '"aggregateId"',
+    "aggregate_version": '"aggregateVersion"',
+    "payload": "payload::text",
+    "create_time": '"createdAt"',
+    "process_time": '"processedAt"',
+}
+# The type is part of the envelope.
+PARKED_PATHS = {
+    "producer": "producer",
+    "cursor": "NULL",
+    "aggregate_type": '"aggregateType"',
+    "aggregate_id": '"aggregateId"',
+    "aggregate_version": '"aggregateVersion"',
+    "type": "NULL",
+    "attempts": "attempts",
+    "next_attempt_time": '"nextAttemptAt"',
+    "last_error": '"lastError"',
+    "park_time": '"parkedAt"',
+}
+_PLACE = ('"xactId"::text AS number', "id")
+_PARKED_PLACE = ("producer", '"xactId"::text AS number', '"eventId"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +144,17 @@ async def check_place(conn: Connection, place: Place, topics: Sequence[str]) -> 
 
 
 async def list_events(
-    conn: Connection, before: Place, topic: str | None, processed: bool | None, limit: int
-) -> list[Row]:
+    conn: Connection,
+    before: Place,
+    topic: str | None,
+    processed: bool | None,
+    limit: int,
+    paths: tuple[str, ...],
+) -> list[masks.Row]:
+    """Rows that end with the place, as `place` reads it."""
+    query = SQL.select("list_events", (*masks.columns(EVENT_PATHS, paths), *_PLACE))
     parameters = {**_behind(before), "topic": topic, "processed": processed, "limit": limit}
-    return _rows(await (await conn.execute(SQL.list_events, parameters)).fetchall())
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def list_events_of_org(
@@ -129,10 +164,13 @@ async def list_events_of_org(
     topic: str | None,
     processed: bool | None,
     limit: int,
-) -> list[Row]:
+    paths: tuple[str, ...],
+) -> list[masks.Row]:
+    """Rows that end with the place, as `place` reads it."""
+    query = SQL.select("list_events_of_org", (*masks.columns(EVENT_PATHS, paths), *_PLACE))
     parameters: dict[str, Any] = {**_behind(before), "topic": topic, "processed": processed}
     parameters |= {"limit": limit, "org_id": org_id}
-    return _rows(await (await conn.execute(SQL.list_events_of_org, parameters)).fetchall())
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def register_consumer(conn: Connection, consumer: str) -> None:
@@ -327,12 +365,15 @@ async def hasten_parked_events(
 
 
 async def list_parked_events(
-    conn: Connection, consumer: str, behind: tuple[str, Place], limit: int
-) -> list[Parked]:
+    conn: Connection, consumer: str, behind: tuple[str, Place], limit: int, paths: tuple[str, ...]
+) -> list[masks.Row]:
+    """Rows that end with the envelope, if the type is asked for, the producer and the place."""
+    envelope = "envelope" if "type" in paths else "NULL"
+    columns = (*masks.columns(PARKED_PATHS, paths), envelope, *_PARKED_PLACE)
     parameters: dict[str, Any] = {"consumer": consumer, "after_producer": behind[0]}
     parameters |= {**_behind(behind[1]), "limit": limit}
-    rows = await (await conn.execute(SQL.list_parked_events, parameters)).fetchall()
-    return [_parked(row) for row in rows]
+    query = SQL.select("list_parked_events", columns)
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def count_parked(conn: Connection, consumer: str) -> tuple[int, datetime | None]:
@@ -356,6 +397,11 @@ def _between(behind: Place, through: Place, topics: Sequence[str], limit: int) -
         "topics": list(topics),
         "limit": limit,
     }
+
+
+def place(row: Sequence[Any]) -> Place:
+    """The place of an event that the last two values of a row name."""
+    return _place(row[-2:])
 
 
 def _place(row: Sequence[Any]) -> Place:

@@ -75,12 +75,8 @@ class Sweeps:
         """All who wait: the first may want what nobody gives."""
         after_id = NOBODY
         while True:
-            entries = await store.list_waitlist_with_status(
-                self._orgs.reader(org_id),
-                org_id,
-                "waiting",
-                after_id=after_id,
-                limit=ENTRIES_A_PAGE,
+            entries = await store.find_waiting(
+                self._orgs.reader(org_id), org_id, after_id=after_id, limit=ENTRIES_A_PAGE
             )
             for entry in entries:
                 yield entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -19,6 +20,8 @@ from libs.pages import Pages
 from libs.settings import Settings as CommonSettings
 from services.monitor import backlogs
 from services.monitor.checks import ALL
+from services.monitor.exporting import LOOK_EVERY_S as EXPORT_EVERY_S
+from services.monitor.exporting import Exporting
 from services.monitor.health import Health
 from services.monitor.replicas import Replicas
 from services.monitor.schedule import Schedule
@@ -79,10 +82,20 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-async def build(
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the service is made of."""
+
+    desk: Desk
+    health: Health
+    schedule: Schedule
+    exporting: Exporting
+
+
+async def assemble(
     settings: Settings, stack: AsyncExitStack, clock: Callable[[], datetime] = now
-) -> server.Server:
-    """Everything of the service, started but for listening; the stack ends it in order."""
+) -> Parts:
+    """All parts, with nothing under way yet; the stack closes what they opened."""
     dsn = settings.dsn.get_secret_value()
     pool = pooling.create("monitor", dsn, settings, min_size=1, session=SESSION)
     await checks.open_pools(stack, settings.start_timeout_s, pool)
@@ -100,25 +113,36 @@ async def build(
     )
     health = Health(desk, ALL)
     await health.make_rules()
-    schedule = Schedule(desk, health, every=timedelta(seconds=settings.schedule_s))
-    background.run(stack, maintenance(desk, dsn, schedule).run())
-    probe = partial(checks.answer, pool)
+    every = timedelta(seconds=settings.schedule_s)
+    exporting = Exporting(desk, report_every=every)
+    schedule = Schedule(desk, health, every=every, told=[exporting.told])
+    return Parts(desk, health, schedule, exporting)
+
+
+async def build(
+    settings: Settings, stack: AsyncExitStack, clock: Callable[[], datetime] = now
+) -> server.Server:
+    """Everything of the service, started but for listening; the stack ends it in order."""
+    parts = await assemble(settings, stack, clock)
+    background.run(stack, maintenance(parts, settings.dsn.get_secret_value()).run())
+    probe = partial(checks.answer, parts.desk.orgs.pool)
     serving = server.Server(settings, Verifier.of(settings), probe=probe)
     serving.add(
         monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"],
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server,
-        MonitorServicer(desk, health),
+        MonitorServicer(parts.desk, parts.health),
         long_calls_s=LONG_CALLS_S,
     )
     return serving
 
 
-def maintenance(desk: Desk, dsn: str, schedule: Schedule) -> Leader:
+def maintenance(parts: Parts, dsn: str) -> Leader:
     """What one process of all does."""
-    forget = partial(forget_requests, desk.orgs, audit.PLATFORM)
+    forget = partial(forget_requests, parts.desk.orgs, audit.PLATFORM)
     duties = [
-        ("health", schedule.when_due),
-        ("forget reports", at_most_every(FORGET_S, schedule.forget)),
+        ("export", at_most_every(EXPORT_EVERY_S, parts.exporting.look)),
+        ("health", parts.schedule.when_due),
+        ("forget reports", at_most_every(FORGET_S, parts.schedule.forget)),
         ("forget requests", at_most_every(FORGET_S, forget)),
     ]
     return Leader(dsn, lock=LEADER_LOCK, every_s=LOOK_EVERY_S, name="monitor", duties=duties)

@@ -14,6 +14,7 @@ from driveflow.events.v1 import events_pb2 as pb
 from libs import service_tokens
 from libs.client import Connection, refusal
 from libs.settings import Settings
+from services.monitor.shared import Shared
 
 SCOPES = ("monitor:read",)
 TIMEOUT_S = 1.0
@@ -33,6 +34,7 @@ class AskingBacklogs:
 
     def __init__(self, connections: Mapping[str, Connection]) -> None:
         self._connections = connections
+        self._shared = Shared(self._read)
 
     @property
     def is_configured(self) -> bool:
@@ -41,6 +43,9 @@ class AskingBacklogs:
 
     async def read(self) -> Backlogs:
         """Ask all of them, side by side."""
+        return await self._shared()
+
+    async def _read(self) -> Backlogs:
         found = await asyncio.gather(*(self._ask(each) for each in self._connections.values()))
         named = dict(zip(self._connections, found, strict=True))
         return Backlogs(

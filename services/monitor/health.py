@@ -76,13 +76,18 @@ class Health:
         """Ask the named questions, all without names; never raises for what it finds."""
         started = time.perf_counter()
         at = self._desk.clock()
-        thresholds = await self._thresholds()
         asked = [each for name, each in self._asked.items() if not names or name in names]
-        checks = await asyncio.gather(*(self._ask(each, thresholds) for each in asked))
+        # Not one behind the other: a database that does not answer is waited for once.
+        answers = asyncio.gather(*map(self._ask, asked))
+        rules, answered = await asyncio.gather(self._rules(), answers)
+        checks = [
+            self._judged(each, rules, measured, duration_ms)
+            for each, (measured, duration_ms) in zip(asked, answered, strict=True)
+        ]
         return Report(at=at, checks=tuple(checks), duration_ms=_ms_since(started))
 
-    async def _thresholds(self) -> Mapping[str, Thresholds]:
-        """Of the rules; as they come while the database does not answer."""
+    async def _rules(self) -> Mapping[str, Thresholds]:
+        """Thresholds by check; as they come while the database does not answer."""
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S), self._desk.read() as conn:
                 return {rule.name: rule.thresholds for rule in await store.all_rules(conn)}
@@ -90,20 +95,33 @@ class Health:
             log.warning("rules not read", extra={"exception": telemetry.describe(error)})
             return {}
 
-    async def _ask(self, asked: Asked, rules: Mapping[str, Thresholds]) -> Check:
-        question = asked.question
-        thresholds = rules.get(question.name, question.thresholds)
+    async def _ask(self, asked: Asked) -> tuple[Measured | Exception, float]:
+        """What was measured, or why nothing was, and the ms that it took."""
         started = time.perf_counter()
+        measured: Measured | Exception
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_S):
-                measured: Measured = await asked.measure(self._desk)
-            check = judged(question, thresholds, measured)
+                measured = await asked.measure(self._desk)
         except Exception as error:  # noqa: BLE001 (one that can't be asked stops no other)
-            check = unknown(question, thresholds, reason(error))
+            measured = error
             if not isinstance(error, Unmeasurable):
-                exception = telemetry.describe(error)
-                log.warning("not checked", extra={"check": question.name, "exception": exception})
-        return replace(check, duration_ms=_ms_since(started))
+                extra = {"check": asked.question.name, "exception": telemetry.describe(error)}
+                log.warning("not checked", extra=extra)
+        return measured, _ms_since(started)
+
+    def _judged(
+        self,
+        asked: Asked,
+        rules: Mapping[str, Thresholds],
+        measured: Measured | Exception,
+        duration_ms: float,
+    ) -> Check:
+        thresholds = rules.get(asked.question.name, asked.question.thresholds)
+        if isinstance(measured, Measured):
+            check = judged(asked.question, thresholds, measured)
+        else:
+            check = unknown(asked.question, thresholds, reason(measured))
+        return replace(check, duration_ms=duration_ms)
 
 
 def reason(error: Exception) -> str:

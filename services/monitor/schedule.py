@@ -12,6 +12,8 @@ from services.monitor.servicer.desk import Desk
 from services.monitor.store import health as store
 
 REPORTS_KEPT = timedelta(days=30)
+SETTLE = timedelta(seconds=30)
+"""At most so long it waits before its first run: services that start with it answer by then."""
 Told = Callable[[Report], Awaitable[object]]
 """Hears of each report that is kept."""
 Snapshot = Callable[[], Awaitable[object]]
@@ -37,12 +39,15 @@ class Schedule:
         self._every = every
         self._snapshots = snapshots
         self._told = told
+        self._first_at = desk.clock() + min(SETTLE, every)
 
     async def when_due(self) -> Report | None:
         """Run if the last run was long enough ago; the report, if there is one."""
+        now = self._desk.clock()
+        if now < self._first_at:
+            return None
         async with self._desk.read() as conn:
             last = await store.last_report_at(conn)
-        now = self._desk.clock()
         # A clock that was put back must not stop the runs.
         if last is not None and timedelta(0) <= now - last < self._every:
             return None

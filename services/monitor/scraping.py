@@ -18,6 +18,8 @@ from typing import TypeAlias
 
 import aiohttp
 
+from services.monitor.shared import Shared
+
 TIMEOUT_S = 1.0
 BYTES_MAX = 16 * 1024 * 1024
 WINDOW = timedelta(minutes=5)
@@ -70,6 +72,7 @@ class Scrape:
     """What one process told at one time."""
 
     service: str
+    address: str
     at: datetime
     pools: Sequence[PoolFigures]
     buckets: Buckets
@@ -97,6 +100,7 @@ class Scraping:
         self._sources = sources
         self._clock = clock
         self._before: dict[str, deque[Scrape]] = {address: deque() for _, address in sources}
+        self._shared = Shared(self._read)
 
     @property
     def is_configured(self) -> bool:
@@ -105,6 +109,9 @@ class Scraping:
 
     async def read(self) -> Scraped:
         """Ask all of them, side by side."""
+        return await self._shared()
+
+    async def _read(self) -> Scraped:
         found = await asyncio.gather(*(self._ask(*source) for source in self._sources))
         scrapes = [each for each in found if isinstance(each, Scrape)]
         silent = {
@@ -117,16 +124,14 @@ class Scraping:
     async def durations(self) -> tuple[list[Durations], Scraped]:
         """Of the last five minutes, or since the first time that was read, or the process began."""
         scraped = await self.read()
-        answered = {scrape.service for scrape in scraped.scrapes}
-        addresses = [each for each in self._sources if each[0] in answered]
         found: list[Durations] = []
-        for (_, address), scrape in zip(addresses, scraped.scrapes, strict=False):
-            found += _durations(scrape, self._earlier(address, scrape))
+        for scrape in scraped.scrapes:
+            found += _durations(scrape, self._earlier(scrape))
         return found, scraped
 
-    def _earlier(self, address: str, now: Scrape) -> Buckets:
+    def _earlier(self, now: Scrape) -> Buckets:
         """What was told at the beginning of the window; then `now` is remembered."""
-        kept = self._before[address]
+        kept = self._before[now.address]
         while len(kept) > 1 and kept[1].at <= now.at - WINDOW:
             kept.popleft()
         earlier = kept[0].buckets if kept else {}
@@ -146,10 +151,10 @@ class Scraping:
                 text = (await answer.content.read(BYTES_MAX)).decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return f"{address}: {type(error).__name__}"
-        return read(service, self._clock(), text)
+        return read(service, address, self._clock(), text)
 
 
-def read(service: str, at: datetime, text: str) -> Scrape:
+def read(service: str, address: str, at: datetime, text: str) -> Scrape:
     """What a process told, from the text of its endpoint."""
     pools: dict[str, dict[str, int]] = {}
     buckets: dict[str, dict[float, float]] = {}
@@ -164,6 +169,7 @@ def read(service: str, at: datetime, text: str) -> Scrape:
             figures[name.removeprefix("db_client_connection_")] = int(value)
     return Scrape(
         service,
+        address,
         at,
         [
             PoolFigures(

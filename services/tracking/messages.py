@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs.messages import stamp, text
 from services.tracking.model import Partition, Point, RejectedPoint, Trip, Upload
@@ -29,27 +27,6 @@ def trip(row: Trip) -> pb.Trip:
     if row.point_count is not None:
         _put_summary(message.summary, row)
     return message
-
-
-def masked(message: pb.Trip, paths: tuple[str, ...]) -> pb.Trip:
-    """The trip with the asked-for fields only."""
-    kept = pb.Trip()
-    for path in paths:
-        _copy(message, kept, path.split("."))
-    return kept
-
-
-def _copy(source: object, target: object, path: list[str]) -> None:
-    name, *below = path
-    if source.DESCRIPTOR.fields_by_name[name].message_type and not source.HasField(name):  # type: ignore[attr-defined]
-        return
-    value = getattr(source, name)
-    if below:
-        _copy(value, getattr(target, name), below)
-    elif hasattr(value, "CopyFrom"):
-        getattr(target, name).CopyFrom(value)
-    else:
-        setattr(target, name, value)
 
 
 def _put_summary(summary: pb.TripSummary, row: Trip) -> None:
@@ -114,16 +91,6 @@ def reason_name(reason: pb.RejectionReason.ValueType) -> str | None:
     if reason == pb.REJECTION_REASON_UNSPECIFIED:
         return None
     return pb.RejectionReason.Name(reason).removeprefix("REJECTION_REASON_")
-
-
-def driving_event(row: tuple[datetime, str, float]) -> pb.DrivingEvent:
-    """Something in the way a car was driven."""
-    ts, kind, value = row
-    return pb.DrivingEvent(
-        time=stamp(ts),
-        kind=pb.DrivingEventKind.Value(f"DRIVING_EVENT_KIND_{kind.upper()}"),
-        value=value,
-    )
 
 
 def upload_status(upload_id: str, row: Upload) -> pb.UploadStatus:

@@ -70,7 +70,7 @@ SELECT %(org_id)s::uuid, %(trip_id)s::uuid, e.ts, e.kind, e.value
 
 -- name: list_driving_events
 -- A page of a trip's driving events, earliest first, behind the row (ts, kind).
-SELECT ts, kind, value
+SELECT {columns}
   FROM "DrivingEvent"
  WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid
    AND (ts, kind) > (%(after_ts)s::timestamptz, %(after_kind)s::text)

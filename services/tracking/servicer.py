@@ -127,7 +127,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         paths = masks.paths(request.read_mask, store.TRIP_FIELDS, store.TRIP_PATHS)
         trip = await store.get_trip(self._orgs.reader(org_id), org_id, trip_id, paths)
         message = messages.trip(_found(trip, trip_id))
-        return messages.masked(message, paths) if request.read_mask.paths else message
+        return masks.kept(message, paths) if request.read_mask.paths else message
 
     async def ListTrips(
         self, request: pb.ListTripsRequest, context: Context
@@ -152,7 +152,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
             trips = await store.list_trips(reader, org_id, **arguments)
         told = [messages.trip(trip) for trip in trips[:limit]]
         if request.read_mask.paths:
-            told = [messages.masked(trip, paths) for trip in told]
+            told = [masks.kept(trip, paths) for trip in told]
         response = pb.ListTripsResponse(trips=told)
         if len(trips) > limit:
             last = trips[limit - 1]
@@ -362,8 +362,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     ) -> pb.ListDrivingEventsResponse:
         org_id = calls.caller().org
         trip_id = uuid.UUID(request.trip_id)
-        known = {"time": 0, "kind": 1, "value": 2}
-        paths = masks.paths(request.read_mask, known, tuple(known))
+        paths = masks.paths(request.read_mask, store.EVENT_FIELDS)
         limit = pages.size(request)
         first = [datetime.min.replace(tzinfo=UTC).isoformat(), ""]
         ts, kind = self._pages.start(request, org_id, first)
@@ -375,15 +374,13 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
                 trip_id,
                 after=(datetime.fromisoformat(ts), kind),
                 limit=limit + 1,
+                paths=paths,
             )
-        response = pb.ListDrivingEventsResponse()
-        for event in events[:limit]:
-            message = messages.driving_event(event)
-            for path in known.keys() - set(paths):
-                message.ClearField(path)  # type: ignore[arg-type]
-            response.driving_events.append(message)
+        response = pb.ListDrivingEventsResponse(
+            driving_events=map(masks.reader(pb.DrivingEvent, paths), events[:limit])
+        )
         if len(events) > limit:
-            last_ts, last_kind, _ = events[limit - 1]
+            last_ts, last_kind = events[limit - 1][-2:]
             response.next_page_token = self._pages.token(
                 request, org_id, [last_ts.isoformat(), last_kind]
             )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from psycopg.copy import AsyncLibpqWriter
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.tracking import drive
@@ -71,6 +71,9 @@ POINT_FIELDS = {
     "speed_kph": ("speed_kph", '"speedKph"::float8'),
 }
 POINT_PATHS = tuple(POINT_FIELDS)
+
+EVENT_FIELDS = {"time": "ts", "kind": "kind", "value": "value"}
+EVENT_PATHS = tuple(EVENT_FIELDS)
 
 REJECTED_FIELDS = {
     "upload_id": (("upload_id", '"uploadId"'),),
@@ -297,9 +300,11 @@ async def list_driving_events(
     *,
     after: tuple[datetime, str],
     limit: int,
-) -> list[tuple[datetime, str, float]]:
+    paths: tuple[str, ...] = EVENT_PATHS,
+) -> list[masks.Row]:
+    """Rows that end with ts and kind, behind which the next page goes on."""
     cursor = await conn.execute(
-        SQL.list_driving_events,
+        SQL.select("list_driving_events", (*masks.columns(EVENT_FIELDS, paths), "ts", "kind")),
         {
             "org_id": org_id,
             "trip_id": trip_id,
@@ -308,7 +313,7 @@ async def list_driving_events(
             "limit": limit,
         },
     )
-    return [(ts, kind, value) for ts, kind, value in await cursor.fetchall()]
+    return await cursor.fetchall()
 
 
 async def unsettled_trips(

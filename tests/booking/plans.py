@@ -298,6 +298,8 @@ def _waitlist() -> Asked:
         by_status | {"idx_booking_waiting": "orgId holdExpiresAt"},
     )
     yield "(sweep)", lambda c: waitlist.lapse_waitlist(c, ORG, NOW), by_status
+    waiting = partial(waitlist.find_waiting, org_id=ORG, after_id=FIRST_ID, limit=LIMIT)
+    yield "(sweep)", waiting, {"idx_waitlist_entry_status": "orgId status id"}
     yield (
         "ListWaitlist",
         lambda c: waitlist.list_waitlist_with_status(

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from driveflow.booking.v1 import booking_pb2 as pb
+from services.booking.store import lessons as store
 from tests.booking import calendars, lives
 from tests.booking.stories import School, reason_of
 
@@ -38,6 +39,13 @@ async def test_a_lesson_reads_as_it_was_made(school: School) -> None:
     found = await school.bookings().GetLesson(pb.GetLessonRequest(lesson_id=lesson.id))
     assert found == lesson
     assert (found.booking_id, found.booking_status) == (booking.id, pb.BOOKING_STATUS_IN_PROGRESS)
+
+
+async def test_the_booking_is_joined_for_its_status_alone() -> None:
+    for path in store.PATHS:
+        assert ('"Booking"' in store._query("get_lesson", (path,)).decode()) == (
+            path == "booking_status"
+        )
 
 
 async def test_what_is_not_there_or_anothers_is_not_found(school: School) -> None:

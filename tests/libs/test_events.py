@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import grpc
 import psycopg
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.events.v1 import events_pb2 as pb
 from libs import issuer, outbox
@@ -563,6 +564,10 @@ async def test_operators_see_parked_events_and_have_them_tried_now(platform: Pla
     (first,), (second,) = page.parked_events, rest.parked_events
     assert (first.attempts, second.attempts) == (1, 0)
     assert (first.type, first.last_error) == (TYPE, "RuntimeError INTERNAL")
+    for path in pb.ParkedEvent.DESCRIPTOR.fields_by_name:
+        mask = FieldMask(paths=[path])
+        page = await ops.ListParkedEvents(pb.ListParkedEventsRequest(read_mask=mask))
+        assert page.parked_events[0] == pb.ParkedEvent(**{path: getattr(first, path)})
     assert not await consumer.retry()
     named = pb.RetryParkedEventRequest(producer="booking", cursor=second.cursor)
     await ops.RetryParkedEvent(named)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from uuid import UUID
+
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from driveflow.booking.v1 import booking_pb2
 from driveflow.booking.v1 import directory_pb2 as pb
 from libs import masks
 from libs.errors import InvalidArgument
+from libs.messages import stamp
 
 KNOWN = {"id": 1, "name": 2, "summary.length": 3, "summary.box.north": 4}
 DEFAULT = ("id", "name")
@@ -45,6 +50,30 @@ def test_any_mask_gives_known_paths_or_a_refusal(paths: list[str]) -> None:
     except InvalidArgument:
         return
     assert set(got) <= set(KNOWN)
+
+
+def test_a_row_becomes_the_fields_that_it_was_fetched_for() -> None:
+    paths = ("student_id", "status", "start_time", "pickup.lat", "student.full_name", "notes")
+    student, moment = UUID(int=7), datetime(2026, 3, 4, 5, 6, 7, 8, UTC)
+    row = (student, "held", moment, None, "Ada", None, "what the next page goes on by")
+    assert masks.reader(booking_pb2.Booking, paths)(row) == booking_pb2.Booking(
+        student_id=str(student),
+        status=booking_pb2.BOOKING_STATUS_HELD,
+        start_time=stamp(moment),
+        student=booking_pb2.BookedStudent(full_name="Ada"),
+    )
+    told = masks.reader(pb.Instructor, ("active", "travel_buffer_minutes", "etag"))
+    assert told((False, None, 3)) == pb.Instructor(active=False, etag="3")
+    with pytest.raises(KeyError):
+        masks.reader(booking_pb2.Booking, ("status",))(("asleep",))
+
+
+def test_of_a_message_is_kept_what_was_asked_for() -> None:
+    policy = pb.CancellationPolicy(full_refund_hours=24, partial_refund_hours=2)
+    org = pb.Organization(id="a", name="b", cancellation_policy=policy)
+    kept = masks.kept(org, ("name", "cancellation_policy.full_refund_hours"))
+    policy.ClearField("partial_refund_hours")
+    assert kept == pb.Organization(name="b", cancellation_policy=policy)
 
 
 # --- what to change ---

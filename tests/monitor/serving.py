@@ -45,7 +45,7 @@ async def serving(
 ) -> AsyncIterator[Monitor]:
     """Run the service until the block ends; `overrides` are settings.
 
-    The schedule runs once, at the start, unless `schedule_s` says otherwise.
+    The schedule does not run by itself, unless `schedule_s` says otherwise or the clock is moved.
     """
 
     async def built(stack: AsyncExitStack, clock: Clock) -> Server:

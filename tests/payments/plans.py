@@ -131,11 +131,11 @@ def _payments() -> Asked:
         {"idx_payment_booking": "orgId bookingId"},
     )
     by_id = {"payment_pkey": "orgId id"}
-    yield "GetPayment", lambda c: payments.find_payment(c, ORG, PAYMENT), by_id
+    yield "GetPayment", lambda c: payments.get_payment(c, ORG, PAYMENT), by_id
     yield "RefundPayment", lambda c: payments.lock_payment(c, ORG, PAYMENT), by_id
     yield (
         "LookupPayment",
-        lambda c: payments.lookup_payment(c, ORG, f"pi_{SCHOOL}_42"),
+        lambda c: payments.get_payment_of_intent(c, ORG, f"pi_{SCHOOL}_42"),
         {"idx_payment_stripe_intent": "stripePaymentIntentId orgId"},
     )
 

@@ -102,7 +102,7 @@ ASKS: list[tuple[str, Ask, dict[str, str]]] = [
         lambda c: payouts.list_payout_items(c, ORG, PAYOUT),
         {"payout_item_pkey": "orgId payoutId"},
     ),
-    ("find_payout", lambda c: payouts.find_payout(c, ORG, PAYOUT), {"payout_pkey": "orgId id"}),
+    ("get_payout", lambda c: payouts.get_payout(c, ORG, PAYOUT), {"payout_pkey": "orgId id"}),
     (
         "lookup_payout",
         lambda c: payouts.lookup_payout(c, ORG, "tr_7_5"),

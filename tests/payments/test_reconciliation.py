@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -167,14 +167,19 @@ class Books:
 
     async def run(self, run: Run) -> Run:
         """As it is now."""
-        found = await store.find_run(self.orgs.reader(self.org_id), self.org_id, run.id)
-        assert found is not None
-        return found
+        (row,) = await self._rows("get_run", store.RUN_COLUMNS, run_id=run.id)
+        return store.run_of(row)
 
     async def found(self, run: Run) -> list[Discrepancy]:
-        asked = store.Filter(run_id=run.id)
-        reader = self.orgs.reader(self.org_id)
-        return await store.list_discrepancies_of_run(reader, self.org_id, asked, 100)
+        asked = asdict(store.Filter(run_id=run.id)) | {"limit": 100}
+        rows = await self._rows("list_discrepancies_of_run", store.COLUMNS, **asked)
+        return [store.discrepancy(row) for row in rows]
+
+    async def _rows(self, name: str, columns: tuple[str, ...], **asked: Any) -> list[Any]:
+        """Whole rows, whatever callers may ask for."""
+        reader, parameters = self.orgs.reader(self.org_id), {"org_id": self.org_id, **asked}
+        cursor = await reader.execute(store.SQL.select(name, columns), parameters)
+        return await cursor.fetchall()
 
     async def reconciled(self, **of: Any) -> tuple[Run, list[Discrepancy]]:
         """A run from start to end, and what it found."""

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from psycopg import sql
 
 from libs import access, consistency
-from tests.tenancy import recipes_events
+from tests.tenancy import reading, recipes_events
 from tests.tenancy.schools import Ids, Kit, Member, Pair, Recipe, leaked, secrets_in, told
 from tests.tracking.stories import eventually
 from tests.walking import Answer
@@ -214,3 +214,59 @@ async def written(kit: Kit, by: Member) -> str:
     await call
     metadata = dict(await call.trailing_metadata())
     return str(metadata[consistency.KEY])
+
+
+# --- what a read mask means to each of them ---
+
+
+async def test_a_read_mask_brings_the_field_that_it_names_and_no_other(
+    kit: Kit, standing: Pair
+) -> None:
+    empty = set()
+    for method in reading.masked(kit):
+        whole = await reading.resources(kit, standing.theirs, method, "*")
+        if not whole:
+            empty.add(method.name)
+        for path in reading.paths(method):
+            got = await reading.resources(kit, standing.theirs, method, path)
+            wanted = [reading.only(each, path) for each in whole]
+            assert got == wanted, (method.full_name, path)
+    assert empty == reading.EMPTY
+
+
+async def test_a_read_mask_with_an_unknown_path_is_refused(kit: Kit, standing: Pair) -> None:
+    for method in reading.masked(kit):
+        for path in ("nonsense", "id.nonsense", "org_id.id", ""):
+            answer = await reading.ask(kit, standing.theirs, method, path)
+            assert answer.refusal is not None, (method.full_name, path)
+            assert answer.code == grpc.StatusCode.INVALID_ARGUMENT
+            assert answer.refusal.reason == "READ_MASK_INVALID", method.full_name
+
+
+async def test_a_page_token_goes_on_under_the_mask_that_it_was_given_for(
+    kit: Kit, standing: Pair
+) -> None:
+    ids, token, asked = standing.theirs.ids, kit.token(standing.theirs.org_id), 0
+    for method in reading.masked(kit):
+        for recipe in kit.recipes.get(method.name, ()):
+            request: Any = recipe(ids, ids)[0]
+            if not getattr(request, "page_token", ""):
+                continue
+            request.read_mask.paths.append("*")
+            answer = await kit.ask(token, method, [request])
+            assert answer.refusal is not None, method.full_name
+            assert answer.refusal.reason == "PAGE_TOKEN_INVALID", method.full_name
+            asked += 1
+    assert asked > 0
+
+
+async def test_a_column_that_no_one_asked_for_is_not_read(kit: Kit, standing: Pair) -> None:
+    """All that the service may read meanwhile is what these lists are filtered and sorted by."""
+    with reading.denied(kit) as methods:
+        for method in methods:
+            first = reading.paths(method)[0]
+            answer = await reading.ask(kit, standing.theirs, method, first)
+            assert answer.refusal is None, (method.full_name, answer.refusal)
+            answer = await reading.ask(kit, standing.theirs, method, "*")
+            assert answer.refusal is not None, method.full_name
+            assert answer.refusal.reason == "INTERNAL", method.full_name

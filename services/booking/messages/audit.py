@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from google.protobuf.struct_pb2 import Struct
-
 from driveflow.booking.v1 import booking_pb2 as pb
-from libs.messages import stamp
+from libs.messages import stamp, struct
 from services.booking.store.audit import AuditEntry
 
 
@@ -23,12 +19,3 @@ def audit_entry(row: AuditEntry) -> pb.AuditEntry:
         after=struct(row.after),
         create_time=stamp(row.created_at),
     )
-
-
-def struct(values: dict[str, Any] | None) -> Struct | None:
-    """A JSON object as a message; None is unset."""
-    if values is None:
-        return None
-    message = Struct()
-    message.update(values)
-    return message

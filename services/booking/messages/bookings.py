@@ -1,4 +1,4 @@
-"""Bookings, their history and lessons as messages."""
+"""Bookings and lessons as messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from driveflow.booking.v1 import booking_pb2 as pb
 from libs.messages import stamp, text
-from services.booking.model.bookings import Booking, CancellationQuote, Lesson, Place, Transition
+from services.booking.model.bookings import Booking, CancellationQuote, Lesson, Place
 
 MASKS_MAX = 1_000
 """So many masks are remembered."""
@@ -122,17 +122,6 @@ def quote(row: CancellationQuote) -> pb.CancellationQuote:
         currency=row.currency,
         refund_percent=row.refund_percent,
         valid_until=stamp(row.valid_until),
-    )
-
-
-def transition(row: Transition) -> pb.BookingTransition:
-    """A step in a booking's life."""
-    return pb.BookingTransition(
-        from_status=STATUSES.get(row.from_status or "", pb.BOOKING_STATUS_UNSPECIFIED),
-        to_status=STATUSES[row.to_status],
-        actor=row.actor,
-        reason=row.reason,
-        time=stamp(row.at),
     )
 
 

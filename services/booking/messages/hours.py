@@ -10,6 +10,8 @@ from driveflow.booking.v1 import directory_pb2 as pb
 from libs.messages import date_message, day, required_id, stamp
 from services.booking.model.hours import DateException, Rule
 
+AVAILABILITY_PATHS = ("instructor_id", "rules", "etag")
+
 
 def availability(
     instructor_id: uuid.UUID, rules: Iterable[Rule], version: int

@@ -17,15 +17,17 @@ def rate_card(card: RateCard) -> pb.RateCard:
         name=card.name,
         valid_from=date_message(card.valid_from),
         valid_to=date_message(card.valid_to),
-        items=[
-            pb.RateCardItem(
-                service_id=str(item.service_id),
-                price_cents=item.price_cents,
-                valid_to=date_message(item.valid_to),
-            )
-            for item in card.items
-        ],
+        items=map(item, card.items),
         create_time=stamp(card.created_at),
+    )
+
+
+def item(row: RateCardItem) -> pb.RateCardItem:
+    """The price of a lesson type."""
+    return pb.RateCardItem(
+        service_id=str(row.service_id),
+        price_cents=row.price_cents,
+        valid_to=date_message(row.valid_to),
     )
 
 

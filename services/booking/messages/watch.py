@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from driveflow.booking.v1 import booking_pb2 as pb
 from libs.events import Delivered
-from libs.messages import stamp
-from services.booking.messages.audit import struct
+from libs.messages import stamp, struct
 
 
 def change(delivered: Delivered) -> pb.WatchBookingsResponse:

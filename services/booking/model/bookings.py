@@ -147,18 +147,6 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Transition:
-    """A step in a booking's life."""
-
-    id: uuid.UUID
-    from_status: str | None
-    to_status: str
-    actor: str
-    reason: str
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class CancellationQuote:
     """What a cancellation gives back, in minor units, and until when."""
 

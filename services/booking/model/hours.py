@@ -64,11 +64,6 @@ class DateException:
     note: str
     created_at: datetime | None = None
 
-    @property
-    def place(self) -> int:
-        """Its place within the date: the whole day comes before its first minute."""
-        return -1 if self.start_minute is None else self.start_minute
-
     def check(self) -> None:
         """Raise InvalidArgument unless it is a date of ours and a time of the day."""
         check_date("exception.date", self.date)

@@ -1,6 +1,6 @@
 -- part: entry
--- What an audit entry tells.
-SELECT id, "actorUserId", "entityType", "entityId", action, before, after, "createdAt"
+-- What is asked for of audit entries.
+SELECT {columns}
   FROM "AuditLog"
  WHERE "orgId" = %(org_id)s::uuid
 

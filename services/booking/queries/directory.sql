@@ -148,13 +148,17 @@ RETURNING id, "createdAt";
 INSERT INTO "StudentGuardian" ("orgId", "studentId", "guardianId", relationship)
 VALUES (%(org_id)s::uuid, %(student_id)s::uuid, %(guardian_id)s::uuid, %(relationship)s::text);
 
+-- part: join_guardian
+-- What is kept of the guardian, whomever it answers for.
+JOIN "Guardian" AS g ON g."orgId" = %(org_id)s::uuid AND g.id = l."guardianId"
+
 -- name: list_guardians
 -- A student's guardians, oldest entry first.
-SELECT g.id, l."studentId", g."fullName", g.phone, g.email, l.relationship, g."createdAt"
+SELECT {columns}
   FROM "StudentGuardian" AS l
-  JOIN "Guardian" AS g ON g."orgId" = %(org_id)s::uuid AND g.id = l."guardianId"
+  {joins}
  WHERE l."orgId" = %(org_id)s::uuid AND l."studentId" = %(student_id)s::uuid
- ORDER BY g.id
+ ORDER BY l."guardianId"
  LIMIT %(limit)s::int;
 
 -- name: lock_guardian

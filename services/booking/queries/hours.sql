@@ -71,7 +71,7 @@ RETURNING id;
 -- name: list_exceptions
 -- A page of an instructor's exceptions by date and start, behind the row (date, start). A whole day
 -- comes before its first minute.
-SELECT id, "instructorId", date, "isAvailable", "startMinute", "endMinute", note, "createdAt"
+SELECT {columns}
   FROM "AvailabilityException"
  WHERE "orgId" = %(org_id)s::uuid AND "instructorId" = %(instructor_id)s::uuid
    AND date >= %(date_from)s::date AND date <= %(date_to)s::date

@@ -1,10 +1,12 @@
+-- part: join_booking
+-- Whose status the lesson tells.
+JOIN "Booking" AS b ON b."orgId" = %(org_id)s::uuid AND b.id = l."bookingId"
+
 -- part: lesson
--- A lesson and the status of its booking.
-SELECT l.id, l."bookingId", l."studentId", l."instructorId", b.status, l."startedAt", l."endedAt",
-       l.rating, l.notes, l."distanceMeters", l."tripId", l."createdAt",
-       l."driveStartedAt", l."driveEndedAt"
+-- What is asked for of lessons.
+SELECT {columns}
   FROM "Lesson" AS l
-  JOIN "Booking" AS b ON b."orgId" = %(org_id)s::uuid AND b.id = l."bookingId"
+  {joins}
  WHERE l."orgId" = %(org_id)s::uuid
 
 -- part: page

@@ -65,7 +65,7 @@ VALUES (%(org_id)s::uuid, %(booking_id)s::uuid, %(from_status)s::text, %(to_stat
 
 -- name: list_transitions
 -- A page of a booking's history, earliest first, behind the row id.
-SELECT id, "fromStatus", "toStatus", actor, reason, at
+SELECT {columns}
   FROM "BookingTransition"
  WHERE "orgId" = %(org_id)s::uuid AND "bookingId" = %(booking_id)s::uuid
    AND id > %(after_id)s::uuid

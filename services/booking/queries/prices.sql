@@ -28,7 +28,7 @@ SELECT %(org_id)s::uuid, %(rate_card_id)s::uuid, i.service_id, i.price_cents,
 
 -- name: list_rate_cards
 -- A page of rate cards, newest first, behind an id.
-SELECT id, name, "validFrom", "validTo", "createdAt"
+SELECT {columns}
   FROM "RateCard"
  WHERE "orgId" = %(org_id)s::uuid AND id < %(before_id)s::uuid
  ORDER BY id DESC

@@ -1,14 +1,12 @@
 -- name: get_instructor_stats
 -- An instructor's figures; the view shows those of the school alone.
-SELECT "instructorId", "displayName", "totalBookings", "completedBookings", "avgRating",
-       "totalEarningsCents"::bigint, currency::text, "refreshedAt"
+SELECT {columns}
   FROM instructor_stats_of_org
  WHERE "orgId" = %(org_id)s::uuid AND "instructorId" = %(instructor_id)s::uuid;
 
 -- name: list_instructor_stats
 -- A page of the figures of the school's instructors, behind the row instructorId.
-SELECT "instructorId", "displayName", "totalBookings", "completedBookings", "avgRating",
-       "totalEarningsCents"::bigint, currency::text, "refreshedAt"
+SELECT {columns}
   FROM instructor_stats_of_org
  WHERE "orgId" = %(org_id)s::uuid AND "instructorId" > %(after_id)s::uuid
  ORDER BY "instructorId"

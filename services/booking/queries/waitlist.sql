@@ -30,6 +30,12 @@ SELECT {columns} FROM "WaitlistEntry"
  WHERE "orgId" = %(org_id)s::uuid AND status = %(status)s::text AND id > %(after_id)s::uuid
  ORDER BY id LIMIT %(limit)s::int;
 
+-- name: find_waiting
+-- Entries that wait, first come first, behind the id.
+SELECT {columns} FROM "WaitlistEntry"
+ WHERE "orgId" = %(org_id)s::uuid AND status = 'waiting' AND id > %(after_id)s::uuid
+ ORDER BY id LIMIT %(limit)s::int;
+
 -- name: work_of_sweep
 -- Whether a school has overdue holds, offers to look after, and entries that wait.
 SELECT EXISTS (SELECT FROM "Booking" AS b

@@ -126,19 +126,20 @@ class Reads:
         self, request: pb.ListDayScheduleRequest, context: Context
     ) -> pb.ListDayScheduleResponse:
         org_id = calls.caller().org
+        paths = _paths(request.read_mask, store.DAY_PATHS)
         zone = await self._desk.zone(org_id)
         of = day(request, "date") or zones.today(zone, self._desk.clock())
         if of.year not in YEARS:
             raise no_such_day("date")
         start, end = zones.day(zone, of)
         reader = self._desk.orgs.reader(org_id)
-        rows = await store.list_day_schedule(reader, org_id, start, end)
+        rows = await store.list_day_schedule(reader, org_id, start, end, paths)
         return pb.ListDayScheduleResponse(
             date=date_message(of),
             start_time=stamp(start),
             end_time=stamp(end),
             time_zone=zone,
-            bookings=_fields(store.DAY_PATHS, rows),
+            bookings=_fields(paths, rows),
         )
 
 

@@ -161,7 +161,9 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     ) -> pb.Organization:
         org_id = calls.caller().org
         at_least = consistency.wanted(context.invocation_metadata())
-        return messages.org(await self._desk.org(org_id, at_least))
+        paths = masks.paths(request.read_mask, store.ORG_FIELDS)
+        found = messages.org(await self._desk.org(org_id, at_least))
+        return masks.kept(found, paths) if request.read_mask.paths else found
 
     async def UpdateOrganization(
         self, request: pb.UpdateOrganizationRequest, context: Context
@@ -279,10 +281,11 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     ) -> pb.ListGuardiansResponse:
         org_id = calls.caller().org
         student_id = uuid.UUID(request.student_id)
+        paths = masks.paths(request.read_mask, store.GUARDIAN_FIELDS)
         async with self._orgs.read(org_id) as conn:
             _found(await store.get_student(conn, org_id, student_id, ()), STUDENT.name, student_id)
-            found = await store.list_guardians(conn, org_id, student_id, model.GUARDIANS_MAX)
-        return pb.ListGuardiansResponse(guardians=[messages.guardian(each) for each in found])
+            found = await store.list_guardians(conn, org_id, student_id, model.GUARDIANS_MAX, paths)
+        return pb.ListGuardiansResponse(guardians=map(masks.reader(pb.Guardian, paths), found))
 
     async def DeleteGuardian(
         self, request: pb.DeleteGuardianRequest, context: Context
@@ -442,7 +445,7 @@ async def _may_have_one_more(conn: Connection, org_id: uuid.UUID, student_id: uu
     """Locks the student: two guardians at once are counted one after the other."""
     student = _found(await store.lock_student(conn, org_id, student_id), "student", student_id)
     student.check_changeable()
-    there = await store.list_guardians(conn, org_id, student_id, model.GUARDIANS_MAX)
+    there = await store.list_guardians(conn, org_id, student_id, model.GUARDIANS_MAX, ("id",))
     if len(there) == model.GUARDIANS_MAX:
         raise model.too_many_guardians()
 

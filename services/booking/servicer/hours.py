@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import date
 
 from driveflow.booking.v1 import directory_pb2 as pb
-from libs import audit, cache, calls, consistency, idempotency, pages
+from libs import audit, cache, calls, consistency, idempotency, masks, pages
 from libs.interceptors import Context
 from libs.messages import day
 from libs.pooling import Connection
@@ -60,14 +60,17 @@ class Hours:
     ) -> pb.WeeklyAvailability:
         org_id = calls.caller().org
         instructor_id = uuid.UUID(request.instructor_id)
+        paths = masks.paths(request.read_mask, messages.AVAILABILITY_PATHS)
         since = model.DATE_MIN if request.include_past else await self._today(org_id, context)
         async with self._desk.orgs.read(org_id) as conn:
             # Before the rules: an etag that is too old is refused, one that is too new would not.
             version = await store.get_calendar_version(conn, org_id, instructor_id)
             if version is None:
                 raise model.instructor_not_found(instructor_id)
-            rules = await store.list_rules(conn, org_id, instructor_id, since)
-        return messages.availability(instructor_id, rules, version)
+            rules: list[Rule] = []
+            if "rules" in paths:
+                rules = await store.list_rules(conn, org_id, instructor_id, since)
+        return masks.kept(messages.availability(instructor_id, rules, version), paths)
 
     async def CreateAvailabilityException(
         self, request: pb.CreateAvailabilityExceptionRequest, context: Context
@@ -114,6 +117,7 @@ class Hours:
     ) -> pb.ListAvailabilityExceptionsResponse:
         org_id = calls.caller().org
         instructor_id = uuid.UUID(request.instructor_id)
+        paths = masks.paths(request.read_mask, store.EXCEPTION_PATHS)
         limit = pages.size(request)
         date_from = day(request, "date_from") or await self._today(org_id, context)
         date_to = day(request, "date_to") or date.max
@@ -129,15 +133,14 @@ class Hours:
                 within=(date_from, date_to),
                 after=(date.fromisoformat(after), place),
                 limit=limit + 1,
+                paths=paths,
             )
         response = pb.ListAvailabilityExceptionsResponse(
-            exceptions=[messages.exception(each) for each in found[:limit]]
+            exceptions=map(masks.reader(pb.AvailabilityException, paths), found[:limit])
         )
         if len(found) > limit:
-            last = found[limit - 1]
-            response.next_page_token = tokens.token(
-                request, org_id, [last.date.isoformat(), last.place]
-            )
+            last, place = found[limit - 1][-2:]
+            response.next_page_token = tokens.token(request, org_id, [last.isoformat(), place])
         return response
 
     async def _today(self, org_id: uuid.UUID, context: Context) -> date:

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from driveflow.booking.v1 import booking_pb2 as pb
-from libs import calls, errors, idempotency, pages
+from libs import calls, errors, idempotency, masks, pages
 from libs.interceptors import Context
 from libs.pooling import Connection
 from services.booking import confirming, guard, telling
@@ -149,18 +149,24 @@ class Life:
     ) -> pb.ListBookingTransitionsResponse:
         org_id = calls.caller().org
         booking_id = uuid.UUID(request.booking_id)
+        paths = masks.paths(request.read_mask, store.TRANSITION_PATHS)
         limit = pages.size(request)
         (after_id,) = self._desk.pages.start(request, org_id, [FIRST_ID])
         async with self._desk.orgs.read(org_id) as conn:
             _found(await store.find_booking(conn, org_id, booking_id), booking_id)
             found = await store.list_transitions(
-                conn, org_id, booking_id, after_id=uuid.UUID(after_id), limit=limit + 1
+                conn,
+                org_id,
+                booking_id,
+                after_id=uuid.UUID(after_id),
+                limit=limit + 1,
+                paths=paths,
             )
         response = pb.ListBookingTransitionsResponse(
-            transitions=[*map(messages.transition, found[:limit])]
+            transitions=map(masks.reader(pb.BookingTransition, paths), found[:limit])
         )
         if len(found) > limit:
-            last = str(found[limit - 1].id)
+            last = str(found[limit - 1][-1])
             response.next_page_token = self._desk.pages.token(request, org_id, [last])
         return response
 

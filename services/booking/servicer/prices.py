@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 
 from driveflow.booking.v1 import directory_pb2 as pb
-from libs import audit, calls, consistency, errors, idempotency, pages
+from libs import audit, calls, consistency, errors, idempotency, masks, pages
 from libs.interceptors import Context
 from libs.messages import time
 from libs.pooling import Connection
@@ -46,20 +45,24 @@ class Prices:
         self, request: pb.ListRateCardsRequest, context: Context
     ) -> pb.ListRateCardsResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         tokens = self._desk.pages
         (before,) = tokens.start(request, org_id, [str(directory.UUID_MAX)])
         async with self._desk.orgs.read(org_id) as conn:
-            cards = await store.list_rate_cards(
-                conn, org_id, before_id=uuid.UUID(before), limit=limit + 1
+            found = await store.list_rate_cards(
+                conn, org_id, before_id=uuid.UUID(before), limit=limit + 1, paths=paths
             )
-            shown = cards[:limit]
-            items = await store.list_rate_card_items(conn, org_id, [card.id for card in shown])
-        response = pb.ListRateCardsResponse(
-            rate_cards=[messages.rate_card(replace(card, items=items[card.id])) for card in shown]
-        )
-        if len(cards) > limit:
-            response.next_page_token = tokens.token(request, org_id, [str(shown[-1].id)])
+            shown = found[:limit]
+            ids = [row[-1] for row in shown]
+            cards = [*map(masks.reader(pb.RateCard, paths), shown)]
+            if "items" in paths:
+                items = await store.list_rate_card_items(conn, org_id, ids)
+                for card, card_id in zip(cards, ids, strict=True):
+                    card.items.extend(map(messages.item, items[card_id]))
+        response = pb.ListRateCardsResponse(rate_cards=cards)
+        if len(found) > limit:
+            response.next_page_token = tokens.token(request, org_id, [str(ids[-1])])
         return response
 
     async def QuotePrice(self, request: pb.QuotePriceRequest, context: Context) -> pb.PriceQuote:

@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
+from driveflow.booking.v1 import booking_pb2
 from driveflow.booking.v1 import directory_pb2 as pb
-from libs import audit, cache, calls, errors, idempotency, outbox
+from libs import audit, cache, calls, errors, idempotency, masks, outbox
 from libs.interceptors import Context
 from libs.pooling import Connection
 from services.booking import guard, locks
@@ -71,16 +72,19 @@ async def _data(conn: Connection, org_id: uuid.UUID, student: Student) -> pb.Stu
     of_student = lessons.Filter(
         before_id=UUID_MAX, booking_id=None, student_id=student.id, instructor_id=None
     )
-    guardians = await directory.list_guardians(conn, org_id, student.id, GUARDIANS_MAX)
+    of_guardians = tuple(directory.GUARDIAN_FIELDS)
+    guardians = await directory.list_guardians(
+        conn, org_id, student.id, GUARDIANS_MAX, of_guardians
+    )
     bookings = await store.bookings_of_student(conn, org_id, student.id, EXPORTED_MAX)
     taken = await lessons.list_lessons_of_student(conn, org_id, of_student, EXPORTED_MAX)
     waits = await store.waitlist_of_student(conn, org_id, student.id, EXPORTED_MAX)
     entries = await store.audit_of_student(conn, org_id, student.id, UUID_MAX, EXPORTED_MAX)
     return pb.StudentData(
         student=messages.student(student),
-        guardians=[messages.guardian(each) for each in guardians],
+        guardians=map(masks.reader(pb.Guardian, of_guardians), guardians),
         bookings=[booking_messages.booking(each) for each in bookings],
-        lessons=[booking_messages.lesson(each) for each in taken],
+        lessons=map(masks.reader(booking_pb2.Lesson, lessons.ALL), taken),
         waitlist_entries=[waitlist_messages.entry(each) for each in waits],
         audit_entries=[audit_messages.audit_entry(each) for each in entries],
     )

@@ -6,12 +6,11 @@ import uuid
 from datetime import datetime
 
 from driveflow.booking.v1 import booking_pb2 as pb
-from libs import audit, calls, errors, pages
+from libs import audit, calls, errors, masks, pages
 from libs.interceptors import Context
 from libs.messages import stamp
 from libs.orgs import Orgs
 from libs.pooling import connection
-from services.booking.messages import stats as messages
 from services.booking.servicer.desk import Desk
 from services.booking.store import stats as store
 
@@ -31,16 +30,18 @@ class Stats:
     ) -> pb.InstructorStats:
         org_id = calls.caller().org
         instructor_id = uuid.UUID(request.instructor_id)
+        paths = masks.paths(request.read_mask, store.PATHS)
         reader = self._desk.orgs.reader(org_id)
-        found = await store.get_instructor_stats(reader, org_id, instructor_id)
+        found = await store.get_instructor_stats(reader, org_id, instructor_id, paths)
         if found is None:
             raise errors.not_found("instructor_stats", instructor_id)
-        return messages.instructor_stats(found)
+        return masks.reader(pb.InstructorStats, paths)(found)
 
     async def ListInstructorStats(
         self, request: pb.ListInstructorStatsRequest, context: Context
     ) -> pb.ListInstructorStatsResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (after_id,) = self._desk.pages.start(request, org_id, [FIRST_ID])
         found = await store.list_instructor_stats(
@@ -48,13 +49,14 @@ class Stats:
             org_id,
             after_id=uuid.UUID(after_id),
             limit=limit + 1,
+            paths=paths,
         )
         response = pb.ListInstructorStatsResponse(
-            instructor_stats=[*map(messages.instructor_stats, found[:limit])],
-            refresh_time=stamp(found[0].refreshed_at) if found else None,
+            instructor_stats=map(masks.reader(pb.InstructorStats, paths), found[:limit]),
+            refresh_time=stamp(found[0][-2]) if found else None,
         )
         if len(found) > limit:
-            last = str(found[limit - 1].instructor_id)
+            last = str(found[limit - 1][-1])
             response.next_page_token = self._desk.pages.token(request, org_id, [last])
         return response
 

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from driveflow.booking.v1 import booking_pb2 as pb
-from libs import audit, calls, errors, idempotency, pages
+from libs import audit, calls, errors, idempotency, masks, pages
 from libs.interceptors import Context
 from libs.messages import optional_id, time
 from libs.pooling import Connection
@@ -76,9 +76,14 @@ class Waitlist:
         self, request: pb.ListWaitlistRequest, context: Context
     ) -> pb.ListWaitlistResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (after_id,) = self._desk.pages.start(request, org_id, [str(NOBODY)])
-        arguments: dict[str, Any] = {"after_id": uuid.UUID(after_id), "limit": limit + 1}
+        arguments: dict[str, Any] = {
+            "after_id": uuid.UUID(after_id),
+            "limit": limit + 1,
+            "paths": paths,
+        }
         reader = self._desk.orgs.reader(org_id)
         if request.status:
             status = messages.STATUS_NAMES[request.status]
@@ -86,10 +91,10 @@ class Waitlist:
         else:
             entries = await store.list_waitlist(reader, org_id, **arguments)
         response = pb.ListWaitlistResponse(
-            waitlist_entries=[messages.entry(entry) for entry in entries[:limit]]
+            waitlist_entries=map(masks.reader(pb.WaitlistEntry, paths), entries[:limit])
         )
         if len(entries) > limit:
-            last = str(entries[limit - 1].id)
+            last = str(entries[limit - 1][-1])
             response.next_page_token = self._desk.pages.token(request, org_id, [last])
         return response
 

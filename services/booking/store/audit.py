@@ -8,10 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 
 SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "audit.sql")
+# API path -> SQL, of what is read to be told.
+PATHS = {
+    "id": "id",
+    "actor_user_id": '"actorUserId"',
+    "entity_type": '"entityType"',
+    "entity_id": '"entityId"',
+    "action": "action",
+    "before": "before",
+    "after": "after",
+    "create_time": '"createdAt"',
+}
+ALL = tuple(PATHS)
 LAST = (datetime.max.replace(tzinfo=UTC), uuid.UUID(int=2**128 - 1))
 """Before this row lie all."""
 
@@ -42,32 +54,34 @@ class Filter:
 
 
 async def list_audit_entries(
-    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int
-) -> list[AuditEntry]:
-    return await _page(conn, SQL.list_audit_entries, org_id, of, limit)
+    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _page(conn, "list_audit_entries", org_id, of, limit, paths)
 
 
 async def list_audit_entries_of_kind(
-    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int
-) -> list[AuditEntry]:
-    return await _page(conn, SQL.list_audit_entries_of_kind, org_id, of, limit)
+    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _page(conn, "list_audit_entries_of_kind", org_id, of, limit, paths)
 
 
 async def list_audit_entries_of_entity(
-    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int
-) -> list[AuditEntry]:
-    return await _page(conn, SQL.list_audit_entries_of_entity, org_id, of, limit)
+    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _page(conn, "list_audit_entries_of_entity", org_id, of, limit, paths)
 
 
 async def list_audit_entries_of_actor(
-    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int
-) -> list[AuditEntry]:
-    return await _page(conn, SQL.list_audit_entries_of_actor, org_id, of, limit)
+    conn: Reader, org_id: uuid.UUID, of: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _page(conn, "list_audit_entries_of_actor", org_id, of, limit, paths)
 
 
 async def _page(
-    conn: Reader, query: bytes, org_id: uuid.UUID, of: Filter, limit: int
-) -> list[AuditEntry]:
+    conn: Reader, name: str, org_id: uuid.UUID, of: Filter, limit: int, paths: tuple[str, ...]
+) -> list[masks.Row]:
+    """Rows that end with createdAt and id, behind which the next page goes on."""
+    query = SQL.select(name, (*masks.columns(PATHS, paths), '"createdAt"', "id"))
     parameters = {
         "org_id": org_id,
         "before_time": of.before[0],
@@ -77,4 +91,4 @@ async def _page(
         "actor_user_id": of.actor_user_id,
         "limit": limit,
     }
-    return [AuditEntry(*row) for row in await (await conn.execute(query, parameters)).fetchall()]
+    return await (await conn.execute(query, parameters)).fetchall()

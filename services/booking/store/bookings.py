@@ -163,9 +163,13 @@ async def list_bookings_of_student(
 
 
 async def list_day_schedule(
-    conn: Reader, org_id: uuid.UUID, start_from: datetime, start_to: datetime
+    conn: Reader,
+    org_id: uuid.UUID,
+    start_from: datetime,
+    start_to: datetime,
+    paths: tuple[str, ...] = DAY_PATHS,
 ) -> list[Row]:
-    query = SQL.select("list_day_schedule", *_asked(DAY_PATHS, active_instructors_only=True))
+    query = _query("list_day_schedule", paths, active_instructors_only=True)
     parameters = {
         "org_id": org_id,
         "start_from": start_from,

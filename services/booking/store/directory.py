@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.booking.model.directory import (
@@ -90,6 +90,20 @@ VEHICLE_FIELDS: Columns = {
     "transmission": ("transmission", "transmission"),
     "active": ("active", "active"),
     **_OF_ENTITY,
+}
+
+# API path -> SQL: of the guardian, which takes a join, and of whom it answers for.
+_OF_GUARDIAN = {
+    "full_name": 'g."fullName"',
+    "phone": "g.phone",
+    "email": "g.email",
+    "create_time": 'g."createdAt"',
+}
+GUARDIAN_FIELDS = {
+    "id": 'l."guardianId"',
+    "student_id": 'l."studentId"',
+    "relationship": "l.relationship",
+    **_OF_GUARDIAN,
 }
 
 # --- the school --------------------------------------------------------------------------------
@@ -291,12 +305,12 @@ async def link_guardian(conn: Connection, org_id: uuid.UUID, guardian: Guardian)
 
 
 async def list_guardians(
-    conn: Reader, org_id: uuid.UUID, student_id: uuid.UUID, limit: int
-) -> list[Guardian]:
-    cursor = await conn.execute(
-        SQL.list_guardians, {"org_id": org_id, "student_id": student_id, "limit": limit}
-    )
-    return [_guardian(row) for row in await cursor.fetchall()]
+    conn: Reader, org_id: uuid.UUID, student_id: uuid.UUID, limit: int, paths: tuple[str, ...]
+) -> list[masks.Row]:
+    joins = () if _OF_GUARDIAN.keys().isdisjoint(paths) else ("guardian",)
+    query = SQL.select("list_guardians", masks.columns(GUARDIAN_FIELDS, paths), joins)
+    parameters = {"org_id": org_id, "student_id": student_id, "limit": limit}
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def lock_guardian(

@@ -9,13 +9,25 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from libs.scoped import Later
 from services.booking.model.hours import RULES_SHOWN_MAX, DateException, Rule
 
 SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "hours.sql")
+# API path -> SQL, of what is read to be told.
+EXCEPTION_PATHS = {
+    "id": "id",
+    "instructor_id": '"instructorId"',
+    "date": "date",
+    "available": '"isAvailable"',
+    "start_minute": '"startMinute"',
+    "end_minute": '"endMinute"',
+    "note": "note",
+    "create_time": '"createdAt"',
+}
+ALL_OF_EXCEPTION = tuple(EXCEPTION_PATHS)
 
 
 async def take_locks(conn: Connection, keys: Sequence[int]) -> None:
@@ -149,10 +161,15 @@ async def list_exceptions(
     within: tuple[date, date],
     after: tuple[date, int],
     limit: int,
-) -> list[DateException]:
-    """Exceptions of the dates `within`, the last included, behind the row (date, place)."""
+    paths: tuple[str, ...] = ALL_OF_EXCEPTION,
+) -> list[masks.Row]:
+    """Exceptions of the dates `within`, the last included, behind the row (date, place).
+
+    Rows end with these two; the whole day comes before its first minute.
+    """
+    place = ("date", 'coalesce("startMinute", -1)')
     cursor = await conn.execute(
-        SQL.list_exceptions,
+        SQL.select("list_exceptions", (*masks.columns(EXCEPTION_PATHS, paths), *place)),
         {
             "org_id": org_id,
             "instructor_id": instructor_id,
@@ -163,7 +180,7 @@ async def list_exceptions(
             "limit": limit,
         },
     )
-    return [_exception(row) for row in await cursor.fetchall()]
+    return await cursor.fetchall()
 
 
 def _exception(row: tuple[Any, ...]) -> DateException:

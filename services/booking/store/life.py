@@ -7,14 +7,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
-from services.booking.model.bookings import Booking, Lesson, Transition
+from services.booking.model.bookings import Booking, Lesson
 from services.booking.store.booking_row import COLUMNS, booking
 from services.booking.store.lesson_row import lesson
 
 SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "life.sql")
+# API path -> SQL, of what is read to be told.
+TRANSITION_PATHS = {
+    "from_status": '"fromStatus"',
+    "to_status": '"toStatus"',
+    "actor": "actor",
+    "reason": "reason",
+    "time": "at",
+}
 
 
 async def find_booking(conn: Reader, org_id: uuid.UUID, booking_id: uuid.UUID) -> Booking | None:
@@ -120,16 +128,23 @@ async def add_transition(
 
 
 async def list_transitions(
-    conn: Reader, org_id: uuid.UUID, booking_id: uuid.UUID, *, after_id: uuid.UUID, limit: int
-) -> list[Transition]:
+    conn: Reader,
+    org_id: uuid.UUID,
+    booking_id: uuid.UUID,
+    *,
+    after_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...],
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
     parameters = {
         "org_id": org_id,
         "booking_id": booking_id,
         "after_id": after_id,
         "limit": limit,
     }
-    cursor = await conn.execute(SQL.list_transitions, parameters)
-    return [Transition(*row) for row in await cursor.fetchall()]
+    query = SQL.select("list_transitions", (*masks.columns(TRANSITION_PATHS, paths), "id"))
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def _changed(

@@ -9,12 +9,22 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.booking.model.prices import Price, RateCard, RateCardItem
 
 SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "prices.sql")
+# API path -> SQL, of what is read to be told. Items are rows of another table: list_rate_card_items
+# fetches them.
+PATHS = {
+    "id": "id",
+    "name": "name",
+    "valid_from": '"validFrom"',
+    "valid_to": '"validTo"',
+    "items": "NULL",
+    "create_time": '"createdAt"',
+}
 
 
 async def lock_services(
@@ -67,23 +77,12 @@ async def add_rate_card_items(conn: Connection, org_id: uuid.UUID, card: RateCar
 
 
 async def list_rate_cards(
-    conn: Reader, org_id: uuid.UUID, *, before_id: uuid.UUID, limit: int
-) -> list[RateCard]:
-    """Without their items."""
-    cursor = await conn.execute(
-        SQL.list_rate_cards, {"org_id": org_id, "before_id": before_id, "limit": limit}
-    )
-    return [
-        RateCard(
-            id=id_,
-            name=name,
-            valid_from=valid_from,
-            valid_to=valid_to,
-            items=(),
-            created_at=created_at,
-        )
-        for id_, name, valid_from, valid_to, created_at in await cursor.fetchall()
-    ]
+    conn: Reader, org_id: uuid.UUID, *, before_id: uuid.UUID, limit: int, paths: tuple[str, ...]
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    query = SQL.select("list_rate_cards", (*masks.columns(PATHS, paths), "id"))
+    parameters = {"org_id": org_id, "before_id": before_id, "limit": limit}
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def list_rate_card_items(

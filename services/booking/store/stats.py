@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from libs import queries
+from libs import masks, queries
 from libs.audit import PLATFORM
 from libs.orgs import Reader
 from libs.pooling import Connection
@@ -16,35 +15,41 @@ SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "stats.sql
 REFRESH_LOCK = 0x626F6F6B_73746174
 """The advisory lock of the refresh: "bookstat"."""
 
-
-@dataclass(frozen=True, slots=True)
-class InstructorStats:
-    """An instructor's figures as of `refreshed_at`; money in minor units of `currency`."""
-
-    instructor_id: uuid.UUID
-    display_name: str
-    total_bookings: int
-    completed_bookings: int
-    avg_rating: float | None
-    total_earnings_cents: int
-    currency: str
-    refreshed_at: datetime
+# API path -> SQL, of what is read to be told.
+PATHS = {
+    "instructor_id": '"instructorId"',
+    "display_name": '"displayName"',
+    "total_bookings": '"totalBookings"',
+    "completed_bookings": '"completedBookings"',
+    "avg_rating": '"avgRating"',
+    "total_earnings_cents": '"totalEarningsCents"::bigint',
+    "currency": "currency::text",
+    "refresh_time": '"refreshedAt"',
+}
+ALL = tuple(PATHS)
 
 
 async def get_instructor_stats(
-    conn: Reader, org_id: uuid.UUID, instructor_id: uuid.UUID
-) -> InstructorStats | None:
+    conn: Reader, org_id: uuid.UUID, instructor_id: uuid.UUID, paths: tuple[str, ...] = ALL
+) -> masks.Row | None:
+    query = SQL.select("get_instructor_stats", masks.columns(PATHS, paths))
     parameters = {"org_id": org_id, "instructor_id": instructor_id}
-    row = await (await conn.execute(SQL.get_instructor_stats, parameters)).fetchone()
-    return None if row is None else InstructorStats(*row)
+    return await (await conn.execute(query, parameters)).fetchone()
 
 
 async def list_instructor_stats(
-    conn: Reader, org_id: uuid.UUID, *, after_id: uuid.UUID, limit: int
-) -> list[InstructorStats]:
+    conn: Reader,
+    org_id: uuid.UUID,
+    *,
+    after_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
+    """Rows that end with refreshedAt and instructorId, behind which the next page goes on."""
+    columns = (*masks.columns(PATHS, paths), '"refreshedAt"', '"instructorId"')
     parameters = {"org_id": org_id, "after_id": after_id, "limit": limit}
-    cursor = await conn.execute(SQL.list_instructor_stats, parameters)
-    return [InstructorStats(*row) for row in await cursor.fetchall()]
+    query = SQL.select("list_instructor_stats", columns)
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def allow_long_refresh(conn: Connection, timeout_s: float) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.booking.model.waitlist import WaitlistEntry
@@ -25,6 +25,19 @@ COLUMNS = (
     "version",
     '"createdAt"',
 )
+# API path -> SQL, of what is read to be told.
+PATHS = {
+    "id": "id",
+    "student_id": '"studentId"',
+    "service_id": '"serviceId"',
+    "instructor_id": '"instructorId"',
+    "start_time": '"startAt"',
+    "end_time": '"endAt"',
+    "status": "status",
+    "booking_id": '"bookingId"',
+    "create_time": '"createdAt"',
+}
+ALL = tuple(PATHS)
 
 
 async def join_waitlist(
@@ -76,17 +89,35 @@ async def set_waitlist_status(
 
 
 async def list_waitlist(
-    conn: Reader, org_id: uuid.UUID, *, after_id: uuid.UUID, limit: int
-) -> list[WaitlistEntry]:
+    conn: Reader,
+    org_id: uuid.UUID,
+    *,
+    after_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
     parameters = {"org_id": org_id, "after_id": after_id, "limit": limit}
-    return await _entries(conn, "list_waitlist", parameters)
+    return await _page(conn, "list_waitlist", paths, parameters)
 
 
 async def list_waitlist_with_status(
-    conn: Reader, org_id: uuid.UUID, status: str, *, after_id: uuid.UUID, limit: int
-) -> list[WaitlistEntry]:
+    conn: Reader,
+    org_id: uuid.UUID,
+    status: str,
+    *,
+    after_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
     parameters = {"org_id": org_id, "status": status, "after_id": after_id, "limit": limit}
-    return await _entries(conn, "list_waitlist_with_status", parameters)
+    return await _page(conn, "list_waitlist_with_status", paths, parameters)
+
+
+async def find_waiting(
+    conn: Reader, org_id: uuid.UUID, *, after_id: uuid.UUID, limit: int
+) -> list[WaitlistEntry]:
+    parameters = {"org_id": org_id, "after_id": after_id, "limit": limit}
+    return await _entries(conn, "find_waiting", parameters)
 
 
 async def work_of_sweep(conn: Reader, org_id: uuid.UUID, now: datetime) -> tuple[bool, bool]:
@@ -98,6 +129,14 @@ async def work_of_sweep(conn: Reader, org_id: uuid.UUID, now: datetime) -> tuple
 async def lapse_waitlist(conn: Connection, org_id: uuid.UUID, now: datetime) -> int:
     cursor = await conn.execute(SQL.lapse_waitlist, {"org_id": org_id, "now": now})
     return cursor.rowcount
+
+
+async def _page(
+    conn: Reader, name: str, paths: tuple[str, ...], parameters: dict[str, Any]
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    query = SQL.select(name, (*masks.columns(PATHS, paths), "id"))
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def _entries(conn: Reader, name: str, parameters: dict[str, Any]) -> list[WaitlistEntry]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from statistics import median
+
+import psycopg
 
 from services.monitor.checks.asked import Asked
 from services.monitor.model.checks import (
@@ -24,6 +27,7 @@ READS_MIN = 1_000
 ASKED_BLOCKS_MIN = 1_000_000
 """Fewer blocks asked for say nothing about memory: a server that has just begun is cold."""
 TRIPS = 5
+PATIENCE_S = 1.5
 
 
 async def settings(desk: Desk) -> Measured:
@@ -83,14 +87,20 @@ async def cores(desk: Desk) -> Measured:
 
 async def round_trip(desk: Desk) -> Measured:
     times = []
-    async with desk.read() as conn:
-        for _ in range(TRIPS):
-            started = time.perf_counter()
-            await store.round_trip(conn)
-            times.append((time.perf_counter() - started) * 1000)
-    typical = median(times)
+    try:
+        async with asyncio.timeout(PATIENCE_S), desk.read() as conn:
+            for _ in range(TRIPS):
+                started = time.perf_counter()
+                await store.round_trip(conn)
+                times.append((time.perf_counter() - started) * 1000)
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        # That is an answer to this question, and the worst.
+        return Measured(
+            PATIENCE_S * 1000, f"The database does not answer ({type(error).__name__})."
+        )
+    typical, worst = median(times), max(times)
     return Measured(
-        typical, f"SELECT 1 takes {typical:.1f} ms, the slowest of {TRIPS} {max(times):.1f}."
+        typical, f"SELECT 1 takes {typical:.1f} ms, the slowest of {TRIPS} {worst:.1f} ms."
     )
 
 
@@ -151,7 +161,7 @@ ASKED = (
             title="Way to the database",
             unit="ms",
             why="Every statement pays for the way; a call has several.",
-            next_step="Run services next to the database; look at the network and at its load.",
+            next_step="Look whether PostgreSQL runs, at its log, its load and the network.",
             command=grpcurl("GetConnectionStats"),
             thresholds=Thresholds(warning_at=50, critical_at=500, clear_at=25, for_s=600),
         ),

@@ -6,22 +6,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 
 from driveflow.payments.v1 import payments_pb2 as pb
-from libs.messages import stamp
-from services.payments.store.ledger import Entry
-
-
-def entry(row: Entry) -> pb.LedgerEntry:
-    """One side of a movement."""
-    return pb.LedgerEntry(
-        id=str(row.id),
-        transaction_id=str(row.transaction_id),
-        account=row.account,
-        amount_cents=row.amount_cents,
-        currency=row.currency,
-        kind=row.kind,
-        source_id=str(row.source_id),
-        create_time=stamp(row.created_at),
-    )
 
 
 def balance(

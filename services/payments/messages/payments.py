@@ -1,10 +1,10 @@
-"""Payments, refunds and disputes as messages."""
+"""Payments and refunds as messages."""
 
 from __future__ import annotations
 
 from driveflow.payments.v1 import payments_pb2 as pb
 from libs.messages import stamp, text
-from services.payments.model.payments import Dispute, Payment, Refund
+from services.payments.model.payments import Payment, Refund
 
 STATUSES: dict[str, pb.PaymentStatus.ValueType] = {
     name.removeprefix("PAYMENT_STATUS_").lower(): number
@@ -53,19 +53,4 @@ def refund(row: Refund) -> pb.Refund:
         failure_code=row.failure_code,
         create_time=stamp(row.created_at),
         update_time=stamp(row.updated_at),
-    )
-
-
-def dispute(row: Dispute) -> pb.Dispute:
-    """A dispute."""
-    return pb.Dispute(
-        id=str(row.id),
-        payment_id=str(row.payment_id),
-        amount_cents=row.amount_cents,
-        currency=row.currency,
-        status=row.status,
-        reason=row.reason,
-        stripe_dispute_id=row.stripe_dispute_id,
-        create_time=stamp(row.created_at),
-        close_time=stamp(row.closed_at),
     )

@@ -34,15 +34,16 @@ def payout(row: Payout, items: Iterable[Item] = ()) -> pb.Payout:
         failure_code=row.failure_code,
         reversal=REVERSALS[row.reversal],
         reversal_reason=row.reversal_reason,
-        items=map(_item, items),
+        items=map(item, items),
         create_time=stamp(row.created_at),
         update_time=stamp(row.updated_at),
     )
 
 
-def _item(item: Item) -> pb.PayoutItem:
+def item(row: Item) -> pb.PayoutItem:
+    """What it pays of one payment."""
     return pb.PayoutItem(
-        payment_id=str(item.payment_id),
-        booking_id=str(item.booking_id),
-        amount_cents=item.amount_cents,
+        payment_id=str(row.payment_id),
+        booking_id=str(row.booking_id),
+        amount_cents=row.amount_cents,
     )

@@ -16,6 +16,16 @@ ON CONFLICT ("orgId", "bookingId")
       WHERE status IN ('unknown', 'intent_created', 'processing', 'failed') DO NOTHING
 RETURNING {columns};
 
+-- name: get_payment
+-- What is asked for of a payment.
+SELECT {columns} FROM "Payment"
+ WHERE "orgId" = %(org_id)s::uuid AND id = %(payment_id)s::uuid;
+
+-- name: get_payment_of_intent
+-- What is asked for of a payment, by Stripe's name of it.
+SELECT {columns} FROM "Payment"
+ WHERE "orgId" = %(org_id)s::uuid AND "stripePaymentIntentId" = %(intent_id)s::text;
+
 -- name: find_payment
 -- A payment as it is.
 SELECT {columns} FROM "Payment"

@@ -92,6 +92,11 @@ SELECT i."paymentId", p."bookingId", i."amountCents"
  WHERE i."orgId" = %(org_id)s::uuid AND i."payoutId" = %(payout_id)s::uuid
  ORDER BY i."paymentId";
 
+-- name: get_payout
+-- What is asked for of a payout.
+SELECT {columns} FROM "Payout"
+ WHERE "orgId" = %(org_id)s::uuid AND id = %(payout_id)s::uuid;
+
 -- name: find_payout
 -- A payout as it is.
 SELECT {columns} FROM "Payout"

@@ -5,8 +5,8 @@ VALUES (%(org_id)s::uuid, %(from_at)s::timestamptz, %(to_at)s::timestamptz,
         %(dry_run)s::boolean, %(now)s::timestamptz)
 RETURNING {columns};
 
--- name: find_run
--- A run as it is.
+-- name: get_run
+-- What is asked for of a run.
 SELECT {columns} FROM "ReconciliationRun"
  WHERE "orgId" = %(org_id)s::uuid AND id = %(run_id)s::uuid;
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from driveflow.booking.v1 import booking_pb2
 from driveflow.payments.v1 import payments_pb2 as pb
-from libs import audit, calls, errors, idempotency, pages
+from libs import audit, calls, errors, idempotency, masks, pages
 from libs.errors import AlreadyExists, FailedPrecondition, InvalidArgument
 from libs.interceptors import Context
 from libs.messages import optional_id, time
-from libs.orgs import Reader
 from libs.pooling import Connection
 from services.payments import books
 from services.payments.messages import payments as messages
@@ -103,22 +102,25 @@ class Charges:
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Context) -> pb.Payment:
         org_id = calls.caller().org
+        payment_id = uuid.UUID(request.payment_id)
+        paths = masks.paths(request.read_mask, store.PATHS)
         reader = self._desk.orgs.reader(org_id)
-        return messages.payment(await _payment(reader, org_id, uuid.UUID(request.payment_id)))
+        found = await store.get_payment(reader, org_id, payment_id, paths)
+        return masks.reader(pb.Payment, paths)(_found(found, payment_id))
 
     async def LookupPayment(self, request: pb.LookupPaymentRequest, context: Context) -> pb.Payment:
         org_id = calls.caller().org
         intent_id = request.stripe_payment_intent_id
+        paths = masks.paths(request.read_mask, store.PATHS)
         reader = self._desk.orgs.reader(org_id)
-        found = await store.lookup_payment(reader, org_id, intent_id)
-        if found is None:
-            raise errors.not_found("payment", intent_id)
-        return messages.payment(found)
+        found = await store.get_payment_of_intent(reader, org_id, intent_id, paths)
+        return masks.reader(pb.Payment, paths)(_found(found, intent_id))
 
     async def ListPayments(
         self, request: pb.ListPaymentsRequest, context: Context
     ) -> pb.ListPaymentsResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         first = [store.AFTER_ALL.isoformat(), str(LAST_ID)]
         before_at, before_id = self._desk.pages.start(request, org_id, first)
@@ -137,12 +139,14 @@ class Charges:
             listing = store.list_payments_with_status
         if asked.booking_id is not None:
             listing = store.list_payments_of_booking
-        found = await listing(self._desk.orgs.reader(org_id), org_id, asked, limit + 1)
-        response = pb.ListPaymentsResponse(payments=[*map(messages.payment, found[:limit])])
+        found = await listing(self._desk.orgs.reader(org_id), org_id, asked, limit + 1, paths)
+        response = pb.ListPaymentsResponse(
+            payments=map(masks.reader(pb.Payment, paths), found[:limit])
+        )
         if len(found) > limit:
-            last = found[limit - 1]
+            created_at, last_id = found[limit - 1][-2:]
             response.next_page_token = self._desk.pages.token(
-                request, org_id, [last.created_at.isoformat(), str(last.id)]
+                request, org_id, [created_at.isoformat(), str(last_id)]
             )
         return response
 
@@ -197,40 +201,48 @@ class Charges:
         self, request: pb.ListRefundsRequest, context: Context
     ) -> pb.ListRefundsResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, refund_store.PATHS)
         reader = self._desk.orgs.reader(org_id)
         limit, before_id = self._page(request, org_id)
         if request.payment_id:
-            payment = await _payment(reader, org_id, uuid.UUID(request.payment_id))
+            payment_id = uuid.UUID(request.payment_id)
+            _found(await store.get_payment(reader, org_id, payment_id, ("id",)), payment_id)
             found = await refund_store.list_refunds_of_payment(
-                reader, org_id, payment.id, before_id=before_id, limit=limit + 1
+                reader, org_id, payment_id, before_id=before_id, limit=limit + 1, paths=paths
             )
         else:
             found = await refund_store.list_refunds(
-                reader, org_id, before_id=before_id, limit=limit + 1
+                reader, org_id, before_id=before_id, limit=limit + 1, paths=paths
             )
-        response = pb.ListRefundsResponse(refunds=[*map(messages.refund, found[:limit])])
+        response = pb.ListRefundsResponse(
+            refunds=map(masks.reader(pb.Refund, paths), found[:limit])
+        )
         if len(found) > limit:
-            response.next_page_token = self._next(request, org_id, found[limit - 1].id)
+            response.next_page_token = self._next(request, org_id, found[limit - 1][-1])
         return response
 
     async def ListDisputes(
         self, request: pb.ListDisputesRequest, context: Context
     ) -> pb.ListDisputesResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, refund_store.DISPUTE_PATHS)
         reader = self._desk.orgs.reader(org_id)
         limit, before_id = self._page(request, org_id)
         if request.payment_id:
-            payment = await _payment(reader, org_id, uuid.UUID(request.payment_id))
+            payment_id = uuid.UUID(request.payment_id)
+            _found(await store.get_payment(reader, org_id, payment_id, ("id",)), payment_id)
             found = await refund_store.list_disputes_of_payment(
-                reader, org_id, payment.id, before_id=before_id, limit=limit + 1
+                reader, org_id, payment_id, before_id=before_id, limit=limit + 1, paths=paths
             )
         else:
             found = await refund_store.list_disputes(
-                reader, org_id, before_id=before_id, limit=limit + 1
+                reader, org_id, before_id=before_id, limit=limit + 1, paths=paths
             )
-        response = pb.ListDisputesResponse(disputes=[*map(messages.dispute, found[:limit])])
+        response = pb.ListDisputesResponse(
+            disputes=map(masks.reader(pb.Dispute, paths), found[:limit])
+        )
         if len(found) > limit:
-            response.next_page_token = self._next(request, org_id, found[limit - 1].id)
+            response.next_page_token = self._next(request, org_id, found[limit - 1][-1])
         return response
 
     def _page(self, request: Any, org_id: uuid.UUID) -> tuple[int, uuid.UUID]:
@@ -280,11 +292,10 @@ def payment_exists(live: Payment | None) -> AlreadyExists:
     return AlreadyExists("PAYMENT_EXISTS", "The booking has a payment.", metadata=metadata)
 
 
-async def _payment(conn: Reader, org_id: uuid.UUID, payment_id: uuid.UUID) -> Payment:
-    found = await store.find_payment(conn, org_id, payment_id)
-    if found is None:
-        raise errors.not_found("payment", payment_id)
-    return found
+def _found(row: masks.Row | None, name: object) -> masks.Row:
+    if row is None:
+        raise errors.not_found("payment", name)
+    return row
 
 
 async def _locked(conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUID) -> Payment:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from driveflow.payments.v1 import payments_pb2 as pb
-from libs import calls, pages
+from libs import calls, masks, pages
 from libs.interceptors import Context
 from services.payments.messages import ledger as messages
 from services.payments.model import ledger
@@ -35,19 +35,22 @@ class Ledger:
         self, request: pb.ListLedgerEntriesRequest, context: Context
     ) -> pb.ListLedgerEntriesResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (last_id,) = self._desk.pages.start(request, org_id, [str(LAST_ID)])
         before_id, reader = uuid.UUID(last_id), self._desk.orgs.reader(org_id)
         if request.account:
             found = await store.list_ledger_entries_of_account(
-                reader, org_id, request.account, before_id=before_id, limit=limit + 1
+                reader, org_id, request.account, before_id=before_id, limit=limit + 1, paths=paths
             )
         else:
             found = await store.list_ledger_entries(
-                reader, org_id, before_id=before_id, limit=limit + 1
+                reader, org_id, before_id=before_id, limit=limit + 1, paths=paths
             )
-        response = pb.ListLedgerEntriesResponse(entries=[*map(messages.entry, found[:limit])])
+        response = pb.ListLedgerEntriesResponse(
+            entries=map(masks.reader(pb.LedgerEntry, paths), found[:limit])
+        )
         if len(found) > limit:
-            last = str(found[limit - 1].id)
+            last = str(found[limit - 1][-1])
             response.next_page_token = self._desk.pages.token(request, org_id, [last])
         return response

@@ -6,9 +6,10 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from driveflow.payments.v1 import payments_pb2 as pb
-from libs import calls, errors, idempotency, pages
+from libs import calls, errors, idempotency, masks, pages
 from libs.errors import FailedPrecondition, NotFound
 from libs.interceptors import Context
 from libs.messages import optional_id, time
@@ -18,7 +19,6 @@ from services.payments.messages import payouts as messages
 from services.payments.messages.revenue import period
 from services.payments.model import payouts as model
 from services.payments.model.payments import Payment
-from services.payments.model.payouts import Payout
 from services.payments.paying_out import PayingOut
 from services.payments.servicer.charges import end_before_start
 from services.payments.servicer.desk import Desk
@@ -26,6 +26,7 @@ from services.payments.store import payouts as store
 from services.payments.store.payments import AFTER_ALL, BEFORE_ALL
 from services.payments.store.payouts import Filter
 
+FoundT = TypeVar("FoundT")
 FIRST_ID = uuid.UUID(int=0)
 AT_ONCE = 8
 """Payouts of a batch that are under way at a time."""
@@ -141,34 +142,37 @@ class Payouts:
     async def GetPayout(self, request: pb.GetPayoutRequest, context: Context) -> pb.Payout:
         org_id = calls.caller().org
         payout_id = uuid.UUID(request.payout_id)
+        paths = masks.paths(request.read_mask, store.PATHS)
         async with self._desk.orgs.read(org_id) as conn:
-            payout = _found(await store.find_payout(conn, org_id, payout_id), payout_id)
-            items = await store.list_payout_items(conn, org_id, payout_id)
-        return messages.payout(payout, items)
+            row = await store.get_payout(conn, org_id, payout_id, paths)
+            return await _told(conn, org_id, _found(row, payout_id), paths)
 
     async def LookupPayout(self, request: pb.LookupPayoutRequest, context: Context) -> pb.Payout:
         org_id = calls.caller().org
         transfer_id = request.stripe_transfer_id
+        paths = masks.paths(request.read_mask, store.PATHS)
         async with self._desk.orgs.read(org_id) as conn:
-            payout = _found(await store.lookup_payout(conn, org_id, transfer_id), transfer_id)
-            items = await store.list_payout_items(conn, org_id, payout.id)
-        return messages.payout(payout, items)
+            row = await store.lookup_payout(conn, org_id, transfer_id, paths)
+            return await _told(conn, org_id, _found(row, transfer_id), paths)
 
     async def ListPayouts(
         self, request: pb.ListPayoutsRequest, context: Context
     ) -> pb.ListPayoutsResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.LIST_PATHS)
         limit = pages.size(request)
         asked = self._filter(request, org_id)
         listing = store.list_payouts
         if asked.instructor_id is not None:
             listing = store.list_payouts_of_instructor
-        found = await listing(self._desk.orgs.reader(org_id), org_id, asked, limit + 1)
-        response = pb.ListPayoutsResponse(payouts=[*map(messages.payout, found[:limit])])
+        found = await listing(self._desk.orgs.reader(org_id), org_id, asked, limit + 1, paths)
+        response = pb.ListPayoutsResponse(
+            payouts=map(masks.reader(pb.Payout, paths), found[:limit])
+        )
         if len(found) > limit:
-            last = found[limit - 1]
+            created_at, last_id = found[limit - 1][-2:]
             response.next_page_token = self._desk.pages.token(
-                request, org_id, [last.created_at.isoformat(), str(last.id)]
+                request, org_id, [created_at.isoformat(), str(last_id)]
             )
         return response
 
@@ -243,7 +247,17 @@ def _derived(request: pb.BatchCreatePayoutsRequest, part: str) -> str:
     return str(uuid.uuid5(uuid.UUID(request.request_id), part))
 
 
-def _found(payout: Payout | None, name: object) -> Payout:
+async def _told(
+    conn: Connection, org_id: uuid.UUID, row: masks.Row, paths: tuple[str, ...]
+) -> pb.Payout:
+    payout = masks.reader(pb.Payout, paths)(row)
+    if "items" in paths:
+        items = await store.list_payout_items(conn, org_id, row[-1])
+        payout.items.extend(map(messages.item, items))
+    return payout
+
+
+def _found(payout: FoundT | None, name: object) -> FoundT:
     if payout is None:
         raise errors.not_found("payout", name)
     return payout

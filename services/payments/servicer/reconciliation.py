@@ -7,13 +7,13 @@ from datetime import datetime
 
 from driveflow.payments.v1 import reconciliation_pb2 as pb
 from driveflow.payments.v1 import reconciliation_pb2_grpc
-from libs import audit, calls, errors, idempotency, pages
+from libs import audit, calls, errors, idempotency, masks, pages
 from libs.interceptors import Context
 from libs.messages import optional_id
 from libs.orgs import Reader
 from services.payments.messages import reconciliation as messages
 from services.payments.messages.revenue import period
-from services.payments.model.reconciliation import Discrepancy, Run, check_period
+from services.payments.model.reconciliation import Discrepancy, check_period
 from services.payments.servicer.charges import end_before_start
 from services.payments.servicer.desk import Desk
 from services.payments.store import reconciliation as store
@@ -53,13 +53,16 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
         self, request: pb.GetReconciliationRunRequest, context: Context
     ) -> pb.ReconciliationRun:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.RUN_PATHS)
         reader = self._desk.orgs.reader(org_id)
-        return messages.run(await _run(reader, org_id, uuid.UUID(request.run_id)))
+        row = await _run(reader, org_id, uuid.UUID(request.run_id), paths)
+        return masks.reader(pb.ReconciliationRun, paths)(row)
 
     async def ListDiscrepancies(
         self, request: pb.ListDiscrepanciesRequest, context: Context
     ) -> pb.ListDiscrepanciesResponse:
         org_id = calls.caller().org
+        paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (before_id,) = self._desk.pages.start(request, org_id, [str(store.LAST_ID)])
         asked = Filter(
@@ -69,12 +72,12 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
             before_id=uuid.UUID(before_id),
         )
         async with self._desk.orgs.read(org_id) as conn:
-            found = await _list(conn, org_id, asked, limit + 1)
+            found = await _list(conn, org_id, asked, limit + 1, paths)
         response = pb.ListDiscrepanciesResponse(
-            discrepancies=[*map(messages.discrepancy, found[:limit])]
+            discrepancies=map(masks.reader(pb.Discrepancy, paths), found[:limit])
         )
         if len(found) > limit:
-            last = str(found[limit - 1].id)
+            last = str(found[limit - 1][-1])
             response.next_page_token = self._desk.pages.token(request, org_id, [last])
         return response
 
@@ -121,19 +124,23 @@ def _period(request: pb.StartReconciliationRequest, now: datetime) -> tuple[date
     return from_at, to_at
 
 
-async def _run(conn: Reader, org_id: uuid.UUID, run_id: uuid.UUID) -> Run:
-    found = await store.find_run(conn, org_id, run_id)
+async def _run(
+    conn: Reader, org_id: uuid.UUID, run_id: uuid.UUID, paths: tuple[str, ...]
+) -> masks.Row:
+    found = await store.get_run(conn, org_id, run_id, paths)
     if found is None:
         raise errors.not_found("reconciliation_run", run_id)
     return found
 
 
-async def _list(conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int) -> list[Discrepancy]:
+async def _list(
+    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int, paths: tuple[str, ...]
+) -> list[masks.Row]:
     """By the statement whose index serves it."""
     if asked.run_id is None:
-        return await store.list_discrepancies(conn, org_id, asked, limit)
-    await _run(conn, org_id, asked.run_id)
-    return await store.list_discrepancies_of_run(conn, org_id, asked, limit)
+        return await store.list_discrepancies(conn, org_id, asked, limit, paths)
+    await _run(conn, org_id, asked.run_id, ("id",))
+    return await store.list_discrepancies_of_run(conn, org_id, asked, limit, paths)
 
 
 def _audited(discrepancy: Discrepancy) -> dict[str, str]:

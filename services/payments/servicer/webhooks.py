@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from driveflow.payments.v1 import webhooks_pb2 as pb
 from driveflow.payments.v1 import webhooks_pb2_grpc
-from libs import audit, pages
+from libs import audit, masks, pages
 from libs.errors import InvalidArgument
 from libs.interceptors import Context
 from libs.messages import time
@@ -43,6 +43,7 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
     async def ListWebhookEvents(
         self, request: pb.ListWebhookEventsRequest, context: Context
     ) -> pb.ListWebhookEventsResponse:
+        paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (before_id,) = self._desk.pages.start(request, audit.PLATFORM, [LAST_NUMBER])
         async with connection(self._desk.orgs.pool) as conn:
@@ -53,16 +54,21 @@ class WebhookServicer(webhooks_pb2_grpc.WebhookServiceServicer):
                     provider=request.provider,
                     before_id=before_id,
                     limit=limit + 1,
+                    paths=paths,
                 )
             else:
                 found = await store.list_webhook_events(
-                    conn, provider=request.provider, before_id=before_id, limit=limit + 1
+                    conn,
+                    provider=request.provider,
+                    before_id=before_id,
+                    limit=limit + 1,
+                    paths=paths,
                 )
         response = pb.ListWebhookEventsResponse(
-            events=[*map(messages.webhook_event, found[:limit])]
+            events=map(masks.reader(pb.WebhookEvent, paths), found[:limit])
         )
         if len(found) > limit:
-            last = [found[limit - 1].id]
+            last = [found[limit - 1][-1]]
             response.next_page_token = self._desk.pages.token(request, audit.PLATFORM, last)
         return response
 

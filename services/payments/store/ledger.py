@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.payments.model.ledger import Movement
 
 SQL = queries.load("payments", Path(__file__).parents[1] / "queries" / "ledger.sql")
-COLUMNS = (
-    "id",
-    '"transactionId"',
-    "account",
-    '"amountCents"',
-    "currency::text",
-    "kind",
-    '"sourceId"',
-    '"createdAt"',
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One side of a movement."""
-
-    id: uuid.UUID
-    transaction_id: uuid.UUID
-    account: str
-    amount_cents: int
-    currency: str
-    kind: str
-    source_id: uuid.UUID
-    created_at: datetime
+# API path -> SQL, of what is read to be told.
+PATHS = {
+    "id": "id",
+    "transaction_id": '"transactionId"',
+    "account": "account",
+    "amount_cents": '"amountCents"',
+    "currency": "currency::text",
+    "kind": "kind",
+    "source_id": '"sourceId"',
+    "create_time": '"createdAt"',
+}
+ALL = tuple(PATHS)
 
 
 async def move_money(conn: Connection, org_id: uuid.UUID, movement: Movement) -> None:
@@ -55,17 +41,28 @@ async def move_money(conn: Connection, org_id: uuid.UUID, movement: Movement) ->
 
 
 async def list_ledger_entries(
-    conn: Reader, org_id: uuid.UUID, *, before_id: uuid.UUID, limit: int
-) -> list[Entry]:
+    conn: Reader,
+    org_id: uuid.UUID,
+    *,
+    before_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
     parameters = {"org_id": org_id, "before_id": before_id, "limit": limit}
-    return await _entries(conn, "list_ledger_entries", parameters)
+    return await _entries(conn, "list_ledger_entries", paths, parameters)
 
 
 async def list_ledger_entries_of_account(
-    conn: Reader, org_id: uuid.UUID, account: str, *, before_id: uuid.UUID, limit: int
-) -> list[Entry]:
+    conn: Reader,
+    org_id: uuid.UUID,
+    account: str,
+    *,
+    before_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
     parameters = {"org_id": org_id, "account": account, "before_id": before_id, "limit": limit}
-    return await _entries(conn, "list_ledger_entries_of_account", parameters)
+    return await _entries(conn, "list_ledger_entries_of_account", paths, parameters)
 
 
 async def sum_account(conn: Reader, org_id: uuid.UUID, account: str) -> list[tuple[str, int, int]]:
@@ -74,6 +71,9 @@ async def sum_account(conn: Reader, org_id: uuid.UUID, account: str) -> list[tup
     return [(row[0], row[1], row[2]) for row in await cursor.fetchall()]
 
 
-async def _entries(conn: Reader, name: str, parameters: dict[str, Any]) -> list[Entry]:
-    rows = await (await conn.execute(SQL.select(name, COLUMNS), parameters)).fetchall()
-    return [Entry(*row) for row in rows]
+async def _entries(
+    conn: Reader, name: str, paths: tuple[str, ...], parameters: dict[str, Any]
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    query = SQL.select(name, (*masks.columns(PATHS, paths), "id"))
+    return await (await conn.execute(query, parameters)).fetchall()

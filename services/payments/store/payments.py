@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.payments.model.payments import Payment
@@ -42,6 +42,28 @@ COLUMNS = (
     '"updatedAt"',
 )
 FIELDS = tuple(Payment.__dataclass_fields__)
+# API path -> SQL, of what is read to be told.
+PATHS = {
+    "id": "id",
+    "booking_id": '"bookingId"',
+    "student_id": '"studentId"',
+    "instructor_id": '"instructorId"',
+    "amount_cents": '"amountCents"',
+    "currency": "currency::text",
+    "application_fee_cents": '"applicationFeeCents"',
+    "instructor_share_cents": '"instructorShareCents"',
+    "status": "status",
+    "stripe_payment_intent_id": '"stripePaymentIntentId"',
+    "captured_cents": '"capturedCents"',
+    "refunded_cents": '"refundedCents"',
+    "failure_code": '"failureCode"',
+    "cancel_request_time": '"cancelRequestedAt"',
+    "capture_time": '"capturedAt"',
+    "payout_id": '"payoutId"',
+    "create_time": '"createdAt"',
+    "update_time": '"updatedAt"',
+}
+ALL = tuple(PATHS)
 BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 AFTER_ALL = datetime.max.replace(tzinfo=UTC)
 LAST_ID = uuid.UUID(int=2**128 - 1)
@@ -73,6 +95,22 @@ async def add_payment(
     conn: Connection, org_id: uuid.UUID, now: datetime, **values: Any
 ) -> Payment | None:
     return await _one(conn, "add_payment", org_id=org_id, now=now, **values)
+
+
+async def get_payment(
+    conn: Reader, org_id: uuid.UUID, payment_id: uuid.UUID, paths: tuple[str, ...] = ALL
+) -> masks.Row | None:
+    query = SQL.select("get_payment", masks.columns(PATHS, paths))
+    return await (
+        await conn.execute(query, {"org_id": org_id, "payment_id": payment_id})
+    ).fetchone()
+
+
+async def get_payment_of_intent(
+    conn: Reader, org_id: uuid.UUID, intent_id: str, paths: tuple[str, ...] = ALL
+) -> masks.Row | None:
+    query = SQL.select("get_payment_of_intent", masks.columns(PATHS, paths))
+    return await (await conn.execute(query, {"org_id": org_id, "intent_id": intent_id})).fetchone()
 
 
 async def find_payment(conn: Reader, org_id: uuid.UUID, payment_id: uuid.UUID) -> Payment | None:
@@ -117,21 +155,21 @@ async def save_payment(
 
 
 async def list_payments(
-    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Payment]:
-    return await _list(conn, "list_payments", org_id, asked, limit)
+    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _list(conn, "list_payments", org_id, asked, limit, paths)
 
 
 async def list_payments_with_status(
-    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Payment]:
-    return await _list(conn, "list_payments_with_status", org_id, asked, limit)
+    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _list(conn, "list_payments_with_status", org_id, asked, limit, paths)
 
 
 async def list_payments_of_booking(
-    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Payment]:
-    return await _list(conn, "list_payments_of_booking", org_id, asked, limit)
+    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _list(conn, "list_payments_of_booking", org_id, asked, limit, paths)
 
 
 async def list_due(
@@ -148,10 +186,18 @@ def payment(row: tuple[Any, ...]) -> Payment:
 
 
 async def _list(
-    conn: Reader, name: str, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Payment]:
+    conn: Reader,
+    name: str,
+    org_id: uuid.UUID,
+    asked: Filter,
+    limit: int,
+    paths: tuple[str, ...],
+) -> list[masks.Row]:
+    """Rows that end with createdAt and id, behind which the next page goes on."""
+    query = SQL.select(name, (*masks.columns(PATHS, paths), '"createdAt"', "id"))
     values = {field: getattr(asked, field) for field in Filter.__dataclass_fields__}
-    return await _all(conn, name, org_id=org_id, limit=limit, **values)
+    parameters = {**values, "org_id": org_id, "limit": limit}
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def _one(conn: Reader, name: str, **parameters: Any) -> Payment | None:

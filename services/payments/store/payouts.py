@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.payments.model.payments import Payment
@@ -39,6 +39,25 @@ COLUMNS = (
     '"updatedAt"',
 )
 FIELDS = tuple(Payout.__dataclass_fields__)
+# API path -> SQL, of what is read to be told.
+LIST_PATHS = {
+    "id": "id",
+    "instructor_id": '"instructorId"',
+    "amount_cents": '"amountCents"',
+    "currency": "currency::text",
+    "status": "status",
+    "stripe_account_id": '"stripeAccountId"',
+    "stripe_transfer_id": '"stripeTransferId"',
+    "failure_code": '"failureCode"',
+    "reversal": "NULLIF(reversal, 'none')",
+    "reversal_reason": '"reversalReason"',
+    "create_time": '"createdAt"',
+    "update_time": '"updatedAt"',
+}
+# Items are rows of another table: list_payout_items fetches them.
+PATHS = {**LIST_PATHS, "items": "NULL"}
+ALL = tuple(PATHS)
+ALL_OF_LIST = tuple(LIST_PATHS)
 PAYMENTS_MAX = 5_000
 """What one payout pays at most; the rest stays due for the next one."""
 INSTRUCTORS_MAX = 1_000
@@ -156,6 +175,14 @@ async def list_payout_items(conn: Reader, org_id: uuid.UUID, payout_id: uuid.UUI
     return [Item(*row) for row in rows]
 
 
+async def get_payout(
+    conn: Reader, org_id: uuid.UUID, payout_id: uuid.UUID, paths: tuple[str, ...] = ALL
+) -> masks.Row | None:
+    """A row that ends with the id."""
+    query = SQL.select("get_payout", (*masks.columns(PATHS, paths), "id"))
+    return await (await conn.execute(query, {"org_id": org_id, "payout_id": payout_id})).fetchone()
+
+
 async def find_payout(conn: Reader, org_id: uuid.UUID, payout_id: uuid.UUID) -> Payout | None:
     return _payout(await _rows(conn, "find_payout", org_id=org_id, payout_id=payout_id))
 
@@ -184,18 +211,33 @@ async def save_payout(
     return payout(rows[0])
 
 
-async def lookup_payout(conn: Reader, org_id: uuid.UUID, transfer_id: str) -> Payout | None:
-    return _payout(await _rows(conn, "lookup_payout", org_id=org_id, transfer_id=transfer_id))
+async def lookup_payout(
+    conn: Reader, org_id: uuid.UUID, transfer_id: str, paths: tuple[str, ...] = ALL
+) -> masks.Row | None:
+    """A row that ends with the id."""
+    query = SQL.select("lookup_payout", (*masks.columns(PATHS, paths), "id"))
+    parameters = {"org_id": org_id, "transfer_id": transfer_id}
+    return await (await conn.execute(query, parameters)).fetchone()
 
 
-async def list_payouts(conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int) -> list[Payout]:
-    return await _list(conn, "list_payouts", org_id, asked, limit)
+async def list_payouts(
+    conn: Reader,
+    org_id: uuid.UUID,
+    asked: Filter,
+    limit: int,
+    paths: tuple[str, ...] = ALL_OF_LIST,
+) -> list[masks.Row]:
+    return await _list(conn, "list_payouts", org_id, asked, limit, paths)
 
 
 async def list_payouts_of_instructor(
-    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Payout]:
-    return await _list(conn, "list_payouts_of_instructor", org_id, asked, limit)
+    conn: Reader,
+    org_id: uuid.UUID,
+    asked: Filter,
+    limit: int,
+    paths: tuple[str, ...] = ALL_OF_LIST,
+) -> list[masks.Row]:
+    return await _list(conn, "list_payouts_of_instructor", org_id, asked, limit, paths)
 
 
 def payout(row: tuple[Any, ...]) -> Payout:
@@ -208,10 +250,18 @@ def _payout(rows: list[tuple[Any, ...]]) -> Payout | None:
 
 
 async def _list(
-    conn: Reader, name: str, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Payout]:
+    conn: Reader,
+    name: str,
+    org_id: uuid.UUID,
+    asked: Filter,
+    limit: int,
+    paths: tuple[str, ...],
+) -> list[masks.Row]:
+    """Rows that end with createdAt and id, behind which the next page goes on."""
+    query = SQL.select(name, (*masks.columns(LIST_PATHS, paths), '"createdAt"', "id"))
     values = {field: getattr(asked, field) for field in Filter.__dataclass_fields__}
-    return [payout(row) for row in await _rows(conn, name, org_id=org_id, limit=limit, **values)]
+    parameters = {**values, "org_id": org_id, "limit": limit}
+    return await (await conn.execute(query, parameters)).fetchall()
 
 
 async def _payments(conn: Connection, name: str, **parameters: Any) -> list[Payment]:

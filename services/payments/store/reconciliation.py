@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.payments.model.reconciliation import (
@@ -52,6 +52,35 @@ COLUMNS = (
 )
 RUN_FIELDS = tuple(Run.__dataclass_fields__)
 FIELDS = tuple(Discrepancy.__dataclass_fields__)
+# API path -> SQL, of what is read to be told.
+RUN_PATHS = {
+    "id": "id",
+    "period.start_time": '"fromAt"',
+    "period.end_time": '"toAt"',
+    "dry_run": '"dryRun"',
+    "status": "status",
+    "compared": "compared",
+    "matched": "matched",
+    "discrepancies": "discrepancies",
+    "failure": "failure",
+    "create_time": '"createdAt"',
+    "end_time": '"endedAt"',
+}
+PATHS = {
+    "id": "id",
+    "run_id": '"runId"',
+    "kind": "kind",
+    "object_type": '"objectType"',
+    "object_id": '"objectId"',
+    "stripe_id": '"stripeId"',
+    "here": "here",
+    "there": "there",
+    "note": "note",
+    "resolved_by": '"resolvedBy"',
+    "resolve_time": '"resolvedAt"',
+    "create_time": '"createdAt"',
+}
+ALL = tuple(PATHS)
 LAST_ID = uuid.UUID(int=2**128 - 1)
 """Before this row lie all."""
 Place = tuple[datetime, uuid.UUID]
@@ -86,8 +115,12 @@ async def add_run(
     return run
 
 
-async def find_run(conn: Reader, org_id: uuid.UUID, run_id: uuid.UUID) -> Run | None:
-    return await _run(conn, "find_run", org_id=org_id, run_id=run_id)
+async def get_run(
+    conn: Reader, org_id: uuid.UUID, run_id: uuid.UUID, paths: tuple[str, ...]
+) -> masks.Row | None:
+    columns = masks.columns(RUN_PATHS, paths)
+    rows = await _rows(conn, "get_run", columns, org_id=org_id, run_id=run_id)
+    return rows[0] if rows else None
 
 
 async def find_running_run(conn: Reader, org_id: uuid.UUID) -> Run | None:
@@ -152,15 +185,15 @@ async def add_discrepancies(
 
 
 async def list_discrepancies(
-    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Discrepancy]:
-    return await _list(conn, "list_discrepancies", org_id, asked, limit)
+    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _list(conn, "list_discrepancies", org_id, asked, limit, paths)
 
 
 async def list_discrepancies_of_run(
-    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Discrepancy]:
-    return await _list(conn, "list_discrepancies_of_run", org_id, asked, limit)
+    conn: Reader, org_id: uuid.UUID, asked: Filter, limit: int, paths: tuple[str, ...] = ALL
+) -> list[masks.Row]:
+    return await _list(conn, "list_discrepancies_of_run", org_id, asked, limit, paths)
 
 
 async def lock_discrepancy(
@@ -274,11 +307,17 @@ async def _run(conn: Reader, name: str, **parameters: Any) -> Run | None:
 
 
 async def _list(
-    conn: Reader, name: str, org_id: uuid.UUID, asked: Filter, limit: int
-) -> list[Discrepancy]:
+    conn: Reader,
+    name: str,
+    org_id: uuid.UUID,
+    asked: Filter,
+    limit: int,
+    paths: tuple[str, ...],
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    columns = (*masks.columns(PATHS, paths), "id")
     values = {field: getattr(asked, field) for field in Filter.__dataclass_fields__}
-    rows = await _rows(conn, name, COLUMNS, org_id=org_id, limit=limit, **values)
-    return [discrepancy(row) for row in rows]
+    return await _rows(conn, name, columns, org_id=org_id, limit=limit, **values)
 
 
 async def _rows(

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from libs import queries
+from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
 from services.payments.model.payments import Dispute, Refund
@@ -45,6 +45,33 @@ DISPUTE_COLUMNS = (
 )
 REFUND_FIELDS = tuple(Refund.__dataclass_fields__)
 DISPUTE_FIELDS = tuple(Dispute.__dataclass_fields__)
+# API path -> SQL, of what is read to be told.
+PATHS = {
+    "id": "id",
+    "payment_id": '"paymentId"',
+    "amount_cents": '"amountCents"',
+    "currency": "currency::text",
+    "status": "status",
+    "cause": "cause",
+    "reason": "reason",
+    "stripe_refund_id": '"stripeRefundId"',
+    "failure_code": '"failureCode"',
+    "create_time": '"createdAt"',
+    "update_time": '"updatedAt"',
+}
+DISPUTE_PATHS = {
+    "id": "id",
+    "payment_id": '"paymentId"',
+    "amount_cents": '"amountCents"',
+    "currency": "currency::text",
+    "status": "status",
+    "reason": "reason",
+    "stripe_dispute_id": '"stripeDisputeId"',
+    "create_time": '"createdAt"',
+    "close_time": '"closedAt"',
+}
+ALL = tuple(PATHS)
+ALL_OF_DISPUTE = tuple(DISPUTE_PATHS)
 
 
 async def add_refund(conn: Connection, org_id: uuid.UUID, now: datetime, **values: Any) -> Refund:
@@ -90,27 +117,39 @@ async def sum_refunds(conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUID
 
 
 async def list_refunds(
-    conn: Reader, org_id: uuid.UUID, *, before_id: uuid.UUID, limit: int
-) -> list[Refund]:
-    rows = await _rows(
-        conn, "list_refunds", COLUMNS, org_id=org_id, before_id=before_id, limit=limit
+    conn: Reader,
+    org_id: uuid.UUID,
+    *,
+    before_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    columns = (*masks.columns(PATHS, paths), "id")
+    return await _rows(
+        conn, "list_refunds", columns, org_id=org_id, before_id=before_id, limit=limit
     )
-    return [refund(row) for row in rows]
 
 
 async def list_refunds_of_payment(
-    conn: Reader, org_id: uuid.UUID, payment_id: uuid.UUID, *, before_id: uuid.UUID, limit: int
-) -> list[Refund]:
-    rows = await _rows(
+    conn: Reader,
+    org_id: uuid.UUID,
+    payment_id: uuid.UUID,
+    *,
+    before_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    return await _rows(
         conn,
         "list_refunds_of_payment",
-        COLUMNS,
+        (*masks.columns(PATHS, paths), "id"),
         org_id=org_id,
         payment_id=payment_id,
         before_id=before_id,
         limit=limit,
     )
-    return [refund(row) for row in rows]
 
 
 async def add_dispute(
@@ -152,27 +191,39 @@ async def is_held_back(conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUI
 
 
 async def list_disputes(
-    conn: Reader, org_id: uuid.UUID, *, before_id: uuid.UUID, limit: int
-) -> list[Dispute]:
-    rows = await _rows(
-        conn, "list_disputes", DISPUTE_COLUMNS, org_id=org_id, before_id=before_id, limit=limit
+    conn: Reader,
+    org_id: uuid.UUID,
+    *,
+    before_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL_OF_DISPUTE,
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    columns = (*masks.columns(DISPUTE_PATHS, paths), "id")
+    return await _rows(
+        conn, "list_disputes", columns, org_id=org_id, before_id=before_id, limit=limit
     )
-    return [dispute(row) for row in rows]
 
 
 async def list_disputes_of_payment(
-    conn: Reader, org_id: uuid.UUID, payment_id: uuid.UUID, *, before_id: uuid.UUID, limit: int
-) -> list[Dispute]:
-    rows = await _rows(
+    conn: Reader,
+    org_id: uuid.UUID,
+    payment_id: uuid.UUID,
+    *,
+    before_id: uuid.UUID,
+    limit: int,
+    paths: tuple[str, ...] = ALL_OF_DISPUTE,
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    return await _rows(
         conn,
         "list_disputes_of_payment",
-        DISPUTE_COLUMNS,
+        (*masks.columns(DISPUTE_PATHS, paths), "id"),
         org_id=org_id,
         payment_id=payment_id,
         before_id=before_id,
         limit=limit,
     )
-    return [dispute(row) for row in rows]
 
 
 def refund(row: tuple[Any, ...]) -> Refund:

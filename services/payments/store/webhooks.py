@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from libs import queries
+from libs import masks, queries
 from libs.pooling import Connection
 from services.payments.model.stripe import StripeEvent
 
@@ -30,6 +30,22 @@ COLUMNS = (
     '"receivedAt"',
     '"processedAt"',
 )
+# API path -> SQL, of what is read to be told.
+PATHS = {
+    "id": "id",
+    "provider": "provider",
+    "event_id": '"eventId"',
+    "account": "account",
+    "livemode": "livemode",
+    "type": "type",
+    "org_id": '"orgId"',
+    "state": "state",
+    "attempts": "attempts",
+    "error": "error",
+    "receive_time": '"receivedAt"',
+    "process_time": '"processedAt"',
+}
+ALL = tuple(PATHS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +125,28 @@ async def end_webhook_event(
 
 
 async def list_webhook_events(
-    conn: Connection, *, provider: str, before_id: int, limit: int
-) -> list[WebhookEvent]:
+    conn: Connection,
+    *,
+    provider: str,
+    before_id: int,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
     parameters = {"provider": provider, "before_id": before_id, "limit": limit}
-    return await _all(conn, "list_webhook_events", parameters)
+    return await _list(conn, "list_webhook_events", paths, parameters)
 
 
 async def list_webhook_events_with_state(
-    conn: Connection, *, state: str, provider: str, before_id: int, limit: int
-) -> list[WebhookEvent]:
+    conn: Connection,
+    *,
+    state: str,
+    provider: str,
+    before_id: int,
+    limit: int,
+    paths: tuple[str, ...] = ALL,
+) -> list[masks.Row]:
     parameters = {"state": state, "provider": provider, "before_id": before_id, "limit": limit}
-    return await _all(conn, "list_webhook_events_with_state", parameters)
+    return await _list(conn, "list_webhook_events_with_state", paths, parameters)
 
 
 async def list_due_webhook_events(conn: Connection, now: datetime, limit: int) -> list[int]:
@@ -147,6 +174,9 @@ async def _one(conn: Connection, name: str, parameters: dict[str, Any]) -> Webho
     return None if row is None else WebhookEvent(*row)
 
 
-async def _all(conn: Connection, name: str, parameters: dict[str, Any]) -> list[WebhookEvent]:
-    rows = await (await conn.execute(SQL.select(name, COLUMNS), parameters)).fetchall()
-    return [WebhookEvent(*row) for row in rows]
+async def _list(
+    conn: Connection, name: str, paths: tuple[str, ...], parameters: dict[str, Any]
+) -> list[masks.Row]:
+    """Rows that end with the id, behind which the next page goes on."""
+    query = SQL.select(name, (*masks.columns(PATHS, paths), "id"))
+    return await (await conn.execute(query, parameters)).fetchall()

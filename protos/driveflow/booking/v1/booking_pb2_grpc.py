@@ -290,7 +290,7 @@ class BookingServiceServicer:
 
     def ListDaySchedule(self, request, context):
         """Lists a day's live and done bookings of active instructors by start, in the school's zone, with names.
-        Errors: NOT_FOUND (the school); INVALID_ARGUMENT DATE_INVALID.
+        Errors: NOT_FOUND (the school); INVALID_ARGUMENT DATE_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -360,7 +360,7 @@ class BookingServiceServicer:
 
     def GetLesson(self, request, context):
         """Returns one lesson.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -368,7 +368,7 @@ class BookingServiceServicer:
 
     def ListLessons(self, request, context):
         """Lists lessons, newest first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -376,7 +376,7 @@ class BookingServiceServicer:
 
     def ListBookingTransitions(self, request, context):
         """Lists what happened to a booking, earliest first.
-        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -384,7 +384,7 @@ class BookingServiceServicer:
 
     def ListAuditEntries(self, request, context):
         """Lists who changed what in the school, newest first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -392,7 +392,7 @@ class BookingServiceServicer:
 
     def GetInstructorStats(self, request, context):
         """Returns an instructor's figures as of refresh_time.
-        Errors: NOT_FOUND (also of an instructor added since).
+        Errors: NOT_FOUND (also of an instructor added since); INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -400,7 +400,7 @@ class BookingServiceServicer:
 
     def ListInstructorStats(self, request, context):
         """Lists the figures of the school's instructors, by instructor_id.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -435,7 +435,7 @@ class BookingServiceServicer:
 
     def ListWaitlist(self, request, context):
         """Lists waitlist entries, first come first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

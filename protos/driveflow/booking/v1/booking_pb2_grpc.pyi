@@ -86,7 +86,7 @@ class BookingServiceStub:
     """
     ListDaySchedule: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListDayScheduleRequest, _booking_pb2.ListDayScheduleResponse]
     """Lists a day's live and done bookings of active instructors by start, in the school's zone, with names.
-    Errors: NOT_FOUND (the school); INVALID_ARGUMENT DATE_INVALID.
+    Errors: NOT_FOUND (the school); INVALID_ARGUMENT DATE_INVALID, READ_MASK_INVALID.
     """
     ConfirmBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.ConfirmBookingRequest, _booking_pb2.Booking]
     """Confirms a held or requested booking. An overdue one is refused with HOLD_EXPIRED.
@@ -124,27 +124,27 @@ class BookingServiceStub:
     """
     GetLesson: _aio.UnaryUnaryMultiCallable[_booking_pb2.GetLessonRequest, _booking_pb2.Lesson]
     """Returns one lesson.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     ListLessons: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListLessonsRequest, _booking_pb2.ListLessonsResponse]
     """Lists lessons, newest first.
-    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     ListBookingTransitions: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListBookingTransitionsRequest, _booking_pb2.ListBookingTransitionsResponse]
     """Lists what happened to a booking, earliest first.
-    Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListAuditEntriesRequest, _booking_pb2.ListAuditEntriesResponse]
     """Lists who changed what in the school, newest first.
-    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     GetInstructorStats: _aio.UnaryUnaryMultiCallable[_booking_pb2.GetInstructorStatsRequest, _booking_pb2.InstructorStats]
     """Returns an instructor's figures as of refresh_time.
-    Errors: NOT_FOUND (also of an instructor added since).
+    Errors: NOT_FOUND (also of an instructor added since); INVALID_ARGUMENT READ_MASK_INVALID.
     """
     ListInstructorStats: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListInstructorStatsRequest, _booking_pb2.ListInstructorStatsResponse]
     """Lists the figures of the school's instructors, by instructor_id.
-    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     RefreshInstructorStats: _aio.UnaryUnaryMultiCallable[_booking_pb2.RefreshInstructorStatsRequest, _booking_pb2.RefreshInstructorStatsResponse]
     """Computes the figures of all schools anew, while the old ones stay readable. Who asks meanwhile waits
@@ -163,7 +163,7 @@ class BookingServiceStub:
     """
     ListWaitlist: _aio.UnaryUnaryMultiCallable[_booking_pb2.ListWaitlistRequest, _booking_pb2.ListWaitlistResponse]
     """Lists waitlist entries, first come first.
-    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     WatchBookings: _aio.UnaryStreamMultiCallable[_booking_pb2.WatchBookingsRequest, _booking_pb2.WatchBookingsResponse]
     """Streams the changes of the school's bookings in the order in which they were committed, from now on or
@@ -300,7 +300,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.ListDayScheduleRequest, _abc.Awaitable[_booking_pb2.ListDayScheduleResponse]],
     ) -> _abc.Awaitable[_booking_pb2.ListDayScheduleResponse]:
         """Lists a day's live and done bookings of active instructors by start, in the school's zone, with names.
-        Errors: NOT_FOUND (the school); INVALID_ARGUMENT DATE_INVALID.
+        Errors: NOT_FOUND (the school); INVALID_ARGUMENT DATE_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -386,7 +386,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.GetLessonRequest, _abc.Awaitable[_booking_pb2.Lesson]],
     ) -> _abc.Awaitable[_booking_pb2.Lesson]:
         """Returns one lesson.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -396,7 +396,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.ListLessonsRequest, _abc.Awaitable[_booking_pb2.ListLessonsResponse]],
     ) -> _abc.Awaitable[_booking_pb2.ListLessonsResponse]:
         """Lists lessons, newest first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -406,7 +406,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.ListBookingTransitionsRequest, _abc.Awaitable[_booking_pb2.ListBookingTransitionsResponse]],
     ) -> _abc.Awaitable[_booking_pb2.ListBookingTransitionsResponse]:
         """Lists what happened to a booking, earliest first.
-        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -416,7 +416,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.ListAuditEntriesRequest, _abc.Awaitable[_booking_pb2.ListAuditEntriesResponse]],
     ) -> _abc.Awaitable[_booking_pb2.ListAuditEntriesResponse]:
         """Lists who changed what in the school, newest first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -426,7 +426,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.GetInstructorStatsRequest, _abc.Awaitable[_booking_pb2.InstructorStats]],
     ) -> _abc.Awaitable[_booking_pb2.InstructorStats]:
         """Returns an instructor's figures as of refresh_time.
-        Errors: NOT_FOUND (also of an instructor added since).
+        Errors: NOT_FOUND (also of an instructor added since); INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -436,7 +436,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.ListInstructorStatsRequest, _abc.Awaitable[_booking_pb2.ListInstructorStatsResponse]],
     ) -> _abc.Awaitable[_booking_pb2.ListInstructorStatsResponse]:
         """Lists the figures of the school's instructors, by instructor_id.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -479,7 +479,7 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_booking_pb2.ListWaitlistRequest, _abc.Awaitable[_booking_pb2.ListWaitlistResponse]],
     ) -> _abc.Awaitable[_booking_pb2.ListWaitlistResponse]:
         """Lists waitlist entries, first come first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod

@@ -249,7 +249,7 @@ class DirectoryServiceServicer:
 
     def GetOrganization(self, request, context):
         """Returns the school of the token.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -341,7 +341,7 @@ class DirectoryServiceServicer:
 
     def ListGuardians(self, request, context):
         """Lists a student's guardians, oldest entry first; at most 20.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -431,7 +431,7 @@ class DirectoryServiceServicer:
 
     def ListRateCards(self, request, context):
         """Lists rate cards, newest first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -457,7 +457,7 @@ class DirectoryServiceServicer:
 
     def GetAvailability(self, request, context):
         """Returns an instructor's weekly hours, by day and start; past rules too when asked for.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -483,7 +483,7 @@ class DirectoryServiceServicer:
 
     def ListAvailabilityExceptions(self, request, context):
         """Lists an instructor's exceptions by date and start, earliest first.
-        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

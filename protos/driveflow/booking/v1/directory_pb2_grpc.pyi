@@ -43,7 +43,7 @@ class DirectoryServiceStub:
     """
     GetOrganization: _aio.UnaryUnaryMultiCallable[_directory_pb2.GetOrganizationRequest, _directory_pb2.Organization]
     """Returns the school of the token.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     UpdateOrganization: _aio.UnaryUnaryMultiCallable[_directory_pb2.UpdateOrganizationRequest, _directory_pb2.Organization]
     """Changes the school's name, zone or settings. Bookings that are there keep their times and prices.
@@ -91,7 +91,7 @@ class DirectoryServiceStub:
     """
     ListGuardians: _aio.UnaryUnaryMultiCallable[_directory_pb2.ListGuardiansRequest, _directory_pb2.ListGuardiansResponse]
     """Lists a student's guardians, oldest entry first; at most 20.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     DeleteGuardian: _aio.UnaryUnaryMultiCallable[_directory_pb2.DeleteGuardianRequest, _directory_pb2.Guardian]
     """Removes a guardian and returns it as it was.
@@ -137,7 +137,7 @@ class DirectoryServiceStub:
     """
     ListRateCards: _aio.UnaryUnaryMultiCallable[_directory_pb2.ListRateCardsRequest, _directory_pb2.ListRateCardsResponse]
     """Lists rate cards, newest first.
-    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     QuotePrice: _aio.UnaryUnaryMultiCallable[_directory_pb2.QuotePriceRequest, _directory_pb2.PriceQuote]
     """Returns what a lesson that starts then costs: the price valid on that date in the school's zone.
@@ -151,7 +151,7 @@ class DirectoryServiceStub:
     """
     GetAvailability: _aio.UnaryUnaryMultiCallable[_directory_pb2.GetAvailabilityRequest, _directory_pb2.WeeklyAvailability]
     """Returns an instructor's weekly hours, by day and start; past rules too when asked for.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     CreateAvailabilityException: _aio.UnaryUnaryMultiCallable[_directory_pb2.CreateAvailabilityExceptionRequest, _directory_pb2.AvailabilityException]
     """Closes hours of one date, or opens extra ones. Extra hours win over closed ones of the same date.
@@ -165,7 +165,7 @@ class DirectoryServiceStub:
     """
     ListAvailabilityExceptions: _aio.UnaryUnaryMultiCallable[_directory_pb2.ListAvailabilityExceptionsRequest, _directory_pb2.ListAvailabilityExceptionsResponse]
     """Lists an instructor's exceptions by date and start, earliest first.
-    Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     ExportStudentData: _aio.UnaryUnaryMultiCallable[_directory_pb2.ExportStudentDataRequest, _directory_pb2.StudentData]
     """Returns all that the school keeps of a student; itself kept in the audit log. At most 5,000 of each
@@ -227,7 +227,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_directory_pb2.GetOrganizationRequest, _abc.Awaitable[_directory_pb2.Organization]],
     ) -> _abc.Awaitable[_directory_pb2.Organization]:
         """Returns the school of the token.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -341,7 +341,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_directory_pb2.ListGuardiansRequest, _abc.Awaitable[_directory_pb2.ListGuardiansResponse]],
     ) -> _abc.Awaitable[_directory_pb2.ListGuardiansResponse]:
         """Lists a student's guardians, oldest entry first; at most 20.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -453,7 +453,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_directory_pb2.ListRateCardsRequest, _abc.Awaitable[_directory_pb2.ListRateCardsResponse]],
     ) -> _abc.Awaitable[_directory_pb2.ListRateCardsResponse]:
         """Lists rate cards, newest first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -485,7 +485,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_directory_pb2.GetAvailabilityRequest, _abc.Awaitable[_directory_pb2.WeeklyAvailability]],
     ) -> _abc.Awaitable[_directory_pb2.WeeklyAvailability]:
         """Returns an instructor's weekly hours, by day and start; past rules too when asked for.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -517,7 +517,7 @@ class DirectoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_directory_pb2.ListAvailabilityExceptionsRequest, _abc.Awaitable[_directory_pb2.ListAvailabilityExceptionsResponse]],
     ) -> _abc.Awaitable[_directory_pb2.ListAvailabilityExceptionsResponse]:
         """Lists an instructor's exceptions by date and start, earliest first.
-        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod

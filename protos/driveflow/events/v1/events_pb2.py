@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from driveflow.access.v1 import access_pb2 as driveflow_dot_access_dot_v1_dot_access__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n driveflow/events/v1/events.proto\x12\x13\x64riveflow.events.v1\x1a\x1b\x62uf/validate/validate.proto\x1a driveflow/access/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x05\x45vent\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x16\n\x0e\x61ggregate_type\x18\x05 \x01(\t\x12\x14\n\x0c\x61ggregate_id\x18\x06 \x01(\t\x12\x19\n\x11\x61ggregate_version\x18\x07 \x01(\x05\x12\x0f\n\x07payload\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cprocess_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8f\x01\n\x10SubscribeRequest\x12\x37\n\x05start\x18\x01 \x01(\x0b\x32&.driveflow.events.v1.StartSubscriptionH\x00\x12\x37\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32 .driveflow.events.v1.AcknowledgeH\x00\x42\t\n\x07message\"\x9a\x01\n\x11StartSubscription\x12\x33\n\x08\x63onsumer\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,62})?$\x12\x36\n\x06topics\x18\x02 \x03(\tB&\xbaH#\x92\x01 \x10 \x18\x01\"\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12\x18\n\x06\x63ursor\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"\'\n\x0b\x41\x63knowledge\x12\x18\n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"\x7f\n\x11SubscribeResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.driveflow.events.v1.EventH\x00\x12\x32\n\tcaught_up\x18\x02 \x01(\x0b\x32\x1d.driveflow.events.v1.CaughtUpH\x00\x42\t\n\x07message\"\x1a\n\x08\x43\x61ughtUp\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\"\xae\x01\n\x11ListEventsRequest\x12/\n\x05topic\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9_]{0,62})?$\x12\x38\n\x05state\x18\x02 \x01(\x0e\x32\x1f.driveflow.events.v1.EventStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"Y\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.driveflow.events.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x02\n\x0bParkedEvent\x12\x10\n\x08producer\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x16\n\x0e\x61ggregate_type\x18\x03 \x01(\t\x12\x14\n\x0c\x61ggregate_id\x18\x04 \x01(\t\x12\x19\n\x11\x61ggregate_version\x18\x05 \x01(\x05\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x35\n\x11next_attempt_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\t \x01(\t\x12-\n\tpark_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"I\n\x17ListParkedEventsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x18ListParkedEventsResponse\x12\x37\n\rparked_events\x18\x01 \x03(\x0b\x32 .driveflow.events.v1.ParkedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x17RetryParkedEventRequest\x12\x30\n\x08producer\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\x12\x1a\n\x06\x63ursor\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\"\x85\x01\n\x19\x44iscardParkedEventRequest\x12\x30\n\x08producer\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\x12\x1a\n\x06\x63ursor\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1a\n\x06reason\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\"\x13\n\x11GetBacklogRequest\"\x96\x02\n\x07\x42\x61\x63klog\x12\x37\n\tconsumers\x18\x01 \x03(\x0b\x32$.driveflow.events.v1.ConsumerBacklog\x12\x17\n\x0fheld_back_count\x18\x02 \x01(\x05\x12\x14\n\x0cparked_count\x18\x03 \x01(\x05\x12\x34\n\x10oldest_park_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06topics\x18\x05 \x03(\x0b\x32!.driveflow.events.v1.TopicBacklog\x12:\n\x0ehorizon_holder\x18\x06 \x01(\x0b\x32\".driveflow.events.v1.HorizonHolder\"\x98\x01\n\x0cTopicBacklog\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x15\n\rpending_count\x18\x03 \x01(\x05\x12\x37\n\x13oldest_pending_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fprocessed_count\x18\x05 \x01(\x05\"\x7f\n\rHorizonHolder\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x18\n\x10\x61pplication_name\x18\x03 \x01(\t\x12\x39\n\x15oldest_held_back_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa0\x01\n\x0f\x43onsumerBacklog\x12\x10\n\x08\x63onsumer\x18\x01 \x01(\t\x12\x0e\n\x06topics\x18\x02 \x03(\t\x12\x1b\n\x13\x61\x63knowledged_cursor\x18\x03 \x01(\t\x12\x15\n\rpending_count\x18\x04 \x01(\x05\x12\x37\n\x13oldest_pending_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*]\n\nEventState\x12\x1b\n\x17\x45VENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_STATE_PENDING\x10\x01\x12\x19\n\x15\x45VENT_STATE_PROCESSED\x10\x02\x32\xa3\x05\n\x0c\x45ventService\x12h\n\tSubscribe\x12%.driveflow.events.v1.SubscribeRequest\x1a&.driveflow.events.v1.SubscribeResponse\"\x08\xe8\xe0\x18\t\xf0\xe0\x18\x03(\x01\x30\x01\x12j\n\nListEvents\x12&.driveflow.events.v1.ListEventsRequest\x1a\'.driveflow.events.v1.ListEventsResponse\"\x0b\x90\x02\x01\xe8\xe0\x18\t\xf0\xe0\x18\x03\x12|\n\x10ListParkedEvents\x12,.driveflow.events.v1.ListParkedEventsRequest\x1a-.driveflow.events.v1.ListParkedEventsResponse\"\x0b\x90\x02\x01\xe8\xe0\x18\n\xf0\xe0\x18\x02\x12l\n\x10RetryParkedEvent\x12,.driveflow.events.v1.RetryParkedEventRequest\x1a .driveflow.events.v1.ParkedEvent\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12p\n\x12\x44iscardParkedEvent\x12..driveflow.events.v1.DiscardParkedEventRequest\x1a .driveflow.events.v1.ParkedEvent\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12_\n\nGetBacklog\x12&.driveflow.events.v1.GetBacklogRequest\x1a\x1c.driveflow.events.v1.Backlog\"\x0b\x90\x02\x01\xe8\xe0\x18\n\xf0\xe0\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n driveflow/events/v1/events.proto\x12\x13\x64riveflow.events.v1\x1a\x1b\x62uf/validate/validate.proto\x1a driveflow/access/v1/access.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x05\x45vent\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x16\n\x0e\x61ggregate_type\x18\x05 \x01(\t\x12\x14\n\x0c\x61ggregate_id\x18\x06 \x01(\t\x12\x19\n\x11\x61ggregate_version\x18\x07 \x01(\x05\x12\x0f\n\x07payload\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cprocess_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8f\x01\n\x10SubscribeRequest\x12\x37\n\x05start\x18\x01 \x01(\x0b\x32&.driveflow.events.v1.StartSubscriptionH\x00\x12\x37\n\x0b\x61\x63knowledge\x18\x02 \x01(\x0b\x32 .driveflow.events.v1.AcknowledgeH\x00\x42\t\n\x07message\"\x9a\x01\n\x11StartSubscription\x12\x33\n\x08\x63onsumer\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x32\x1a^([a-z][a-z0-9_-]{0,62})?$\x12\x36\n\x06topics\x18\x02 \x03(\tB&\xbaH#\x92\x01 \x10 \x18\x01\"\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12\x18\n\x06\x63ursor\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"\'\n\x0b\x41\x63knowledge\x12\x18\n\x06\x63ursor\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01\"\x7f\n\x11SubscribeResponse\x12+\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x1a.driveflow.events.v1.EventH\x00\x12\x32\n\tcaught_up\x18\x02 \x01(\x0b\x32\x1d.driveflow.events.v1.CaughtUpH\x00\x42\t\n\x07message\"\x1a\n\x08\x43\x61ughtUp\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\"\xdd\x01\n\x11ListEventsRequest\x12/\n\x05topic\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9_]{0,62})?$\x12\x38\n\x05state\x18\x02 \x01(\x0e\x32\x1f.driveflow.events.v1.EventStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"Y\n\x12ListEventsResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.driveflow.events.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x02\n\x0bParkedEvent\x12\x10\n\x08producer\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x16\n\x0e\x61ggregate_type\x18\x03 \x01(\t\x12\x14\n\x0c\x61ggregate_id\x18\x04 \x01(\t\x12\x19\n\x11\x61ggregate_version\x18\x05 \x01(\x05\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x07 \x01(\x05\x12\x35\n\x11next_attempt_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nlast_error\x18\t \x01(\t\x12-\n\tpark_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"x\n\x17ListParkedEventsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12-\n\tread_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"l\n\x18ListParkedEventsResponse\x12\x37\n\rparked_events\x18\x01 \x03(\x0b\x32 .driveflow.events.v1.ParkedEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x17RetryParkedEventRequest\x12\x30\n\x08producer\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\x12\x1a\n\x06\x63ursor\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\"\x85\x01\n\x19\x44iscardParkedEventRequest\x12\x30\n\x08producer\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x32\x17^[a-z][a-z0-9_-]{0,62}$\x12\x1a\n\x06\x63ursor\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc8\x01\x12\x1a\n\x06reason\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xf4\x03\"\x13\n\x11GetBacklogRequest\"\x96\x02\n\x07\x42\x61\x63klog\x12\x37\n\tconsumers\x18\x01 \x03(\x0b\x32$.driveflow.events.v1.ConsumerBacklog\x12\x17\n\x0fheld_back_count\x18\x02 \x01(\x05\x12\x14\n\x0cparked_count\x18\x03 \x01(\x05\x12\x34\n\x10oldest_park_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x06topics\x18\x05 \x03(\x0b\x32!.driveflow.events.v1.TopicBacklog\x12:\n\x0ehorizon_holder\x18\x06 \x01(\x0b\x32\".driveflow.events.v1.HorizonHolder\"\x98\x01\n\x0cTopicBacklog\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x15\n\rpending_count\x18\x03 \x01(\x05\x12\x37\n\x13oldest_pending_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fprocessed_count\x18\x05 \x01(\x05\"\x7f\n\rHorizonHolder\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0c\n\x04user\x18\x02 \x01(\t\x12\x18\n\x10\x61pplication_name\x18\x03 \x01(\t\x12\x39\n\x15oldest_held_back_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa0\x01\n\x0f\x43onsumerBacklog\x12\x10\n\x08\x63onsumer\x18\x01 \x01(\t\x12\x0e\n\x06topics\x18\x02 \x03(\t\x12\x1b\n\x13\x61\x63knowledged_cursor\x18\x03 \x01(\t\x12\x15\n\rpending_count\x18\x04 \x01(\x05\x12\x37\n\x13oldest_pending_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*]\n\nEventState\x12\x1b\n\x17\x45VENT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_STATE_PENDING\x10\x01\x12\x19\n\x15\x45VENT_STATE_PROCESSED\x10\x02\x32\xa3\x05\n\x0c\x45ventService\x12h\n\tSubscribe\x12%.driveflow.events.v1.SubscribeRequest\x1a&.driveflow.events.v1.SubscribeResponse\"\x08\xe8\xe0\x18\t\xf0\xe0\x18\x03(\x01\x30\x01\x12j\n\nListEvents\x12&.driveflow.events.v1.ListEventsRequest\x1a\'.driveflow.events.v1.ListEventsResponse\"\x0b\x90\x02\x01\xe8\xe0\x18\t\xf0\xe0\x18\x03\x12|\n\x10ListParkedEvents\x12,.driveflow.events.v1.ListParkedEventsRequest\x1a-.driveflow.events.v1.ListParkedEventsResponse\"\x0b\x90\x02\x01\xe8\xe0\x18\n\xf0\xe0\x18\x02\x12l\n\x10RetryParkedEvent\x12,.driveflow.events.v1.RetryParkedEventRequest\x1a .driveflow.events.v1.ParkedEvent\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12p\n\x12\x44iscardParkedEvent\x12..driveflow.events.v1.DiscardParkedEventRequest\x1a .driveflow.events.v1.ParkedEvent\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12_\n\nGetBacklog\x12&.driveflow.events.v1.GetBacklogRequest\x1a\x1c.driveflow.events.v1.Backlog\"\x0b\x90\x02\x01\xe8\xe0\x18\n\xf0\xe0\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -72,44 +73,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTSERVICE'].methods_by_name['DiscardParkedEvent']._serialized_options = b'\350\340\030\013\360\340\030\002'
   _globals['_EVENTSERVICE'].methods_by_name['GetBacklog']._loaded_options = None
   _globals['_EVENTSERVICE'].methods_by_name['GetBacklog']._serialized_options = b'\220\002\001\350\340\030\n\360\340\030\002'
-  _globals['_EVENTSTATE']._serialized_start=2634
-  _globals['_EVENTSTATE']._serialized_end=2727
-  _globals['_EVENT']._serialized_start=154
-  _globals['_EVENT']._serialized_end=411
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=414
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=557
-  _globals['_STARTSUBSCRIPTION']._serialized_start=560
-  _globals['_STARTSUBSCRIPTION']._serialized_end=714
-  _globals['_ACKNOWLEDGE']._serialized_start=716
-  _globals['_ACKNOWLEDGE']._serialized_end=755
-  _globals['_SUBSCRIBERESPONSE']._serialized_start=757
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=884
-  _globals['_CAUGHTUP']._serialized_start=886
-  _globals['_CAUGHTUP']._serialized_end=912
-  _globals['_LISTEVENTSREQUEST']._serialized_start=915
-  _globals['_LISTEVENTSREQUEST']._serialized_end=1089
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=1091
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=1180
-  _globals['_PARKEDEVENT']._serialized_start=1183
-  _globals['_PARKEDEVENT']._serialized_end=1457
-  _globals['_LISTPARKEDEVENTSREQUEST']._serialized_start=1459
-  _globals['_LISTPARKEDEVENTSREQUEST']._serialized_end=1532
-  _globals['_LISTPARKEDEVENTSRESPONSE']._serialized_start=1534
-  _globals['_LISTPARKEDEVENTSRESPONSE']._serialized_end=1642
-  _globals['_RETRYPARKEDEVENTREQUEST']._serialized_start=1644
-  _globals['_RETRYPARKEDEVENTREQUEST']._serialized_end=1747
-  _globals['_DISCARDPARKEDEVENTREQUEST']._serialized_start=1750
-  _globals['_DISCARDPARKEDEVENTREQUEST']._serialized_end=1883
-  _globals['_GETBACKLOGREQUEST']._serialized_start=1885
-  _globals['_GETBACKLOGREQUEST']._serialized_end=1904
-  _globals['_BACKLOG']._serialized_start=1907
-  _globals['_BACKLOG']._serialized_end=2185
-  _globals['_TOPICBACKLOG']._serialized_start=2188
-  _globals['_TOPICBACKLOG']._serialized_end=2340
-  _globals['_HORIZONHOLDER']._serialized_start=2342
-  _globals['_HORIZONHOLDER']._serialized_end=2469
-  _globals['_CONSUMERBACKLOG']._serialized_start=2472
-  _globals['_CONSUMERBACKLOG']._serialized_end=2632
-  _globals['_EVENTSERVICE']._serialized_start=2730
-  _globals['_EVENTSERVICE']._serialized_end=3405
+  _globals['_EVENTSTATE']._serialized_start=2762
+  _globals['_EVENTSTATE']._serialized_end=2855
+  _globals['_EVENT']._serialized_start=188
+  _globals['_EVENT']._serialized_end=445
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=448
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=591
+  _globals['_STARTSUBSCRIPTION']._serialized_start=594
+  _globals['_STARTSUBSCRIPTION']._serialized_end=748
+  _globals['_ACKNOWLEDGE']._serialized_start=750
+  _globals['_ACKNOWLEDGE']._serialized_end=789
+  _globals['_SUBSCRIBERESPONSE']._serialized_start=791
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=918
+  _globals['_CAUGHTUP']._serialized_start=920
+  _globals['_CAUGHTUP']._serialized_end=946
+  _globals['_LISTEVENTSREQUEST']._serialized_start=949
+  _globals['_LISTEVENTSREQUEST']._serialized_end=1170
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=1172
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=1261
+  _globals['_PARKEDEVENT']._serialized_start=1264
+  _globals['_PARKEDEVENT']._serialized_end=1538
+  _globals['_LISTPARKEDEVENTSREQUEST']._serialized_start=1540
+  _globals['_LISTPARKEDEVENTSREQUEST']._serialized_end=1660
+  _globals['_LISTPARKEDEVENTSRESPONSE']._serialized_start=1662
+  _globals['_LISTPARKEDEVENTSRESPONSE']._serialized_end=1770
+  _globals['_RETRYPARKEDEVENTREQUEST']._serialized_start=1772
+  _globals['_RETRYPARKEDEVENTREQUEST']._serialized_end=1875
+  _globals['_DISCARDPARKEDEVENTREQUEST']._serialized_start=1878
+  _globals['_DISCARDPARKEDEVENTREQUEST']._serialized_end=2011
+  _globals['_GETBACKLOGREQUEST']._serialized_start=2013
+  _globals['_GETBACKLOGREQUEST']._serialized_end=2032
+  _globals['_BACKLOG']._serialized_start=2035
+  _globals['_BACKLOG']._serialized_end=2313
+  _globals['_TOPICBACKLOG']._serialized_start=2316
+  _globals['_TOPICBACKLOG']._serialized_end=2468
+  _globals['_HORIZONHOLDER']._serialized_start=2470
+  _globals['_HORIZONHOLDER']._serialized_end=2597
+  _globals['_CONSUMERBACKLOG']._serialized_start=2600
+  _globals['_CONSUMERBACKLOG']._serialized_end=2760
+  _globals['_EVENTSERVICE']._serialized_start=2858
+  _globals['_EVENTSERVICE']._serialized_end=3533
 # @@protoc_insertion_point(module_scope)

@@ -96,6 +96,7 @@ class EventServiceServicer:
     def ListEvents(self, request, context):
         """Lists the events that are kept (14 days), latest first: a school's own, or with a service's
         token those of all schools. The youngest may be missing for a moment, as in Subscribe.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,6 +105,7 @@ class EventServiceServicer:
     def ListParkedEvents(self, request, context):
         """Lists the events of other services whose effect failed here, and the later ones of the same
         aggregates that wait behind them, by producer and cursor. Contents are not shown.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

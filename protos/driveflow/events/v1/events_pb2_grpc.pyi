@@ -46,10 +46,12 @@ class EventServiceStub:
     ListEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.ListEventsRequest, _events_pb2.ListEventsResponse]
     """Lists the events that are kept (14 days), latest first: a school's own, or with a service's
     token those of all schools. The youngest may be missing for a moment, as in Subscribe.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     ListParkedEvents: _aio.UnaryUnaryMultiCallable[_events_pb2.ListParkedEventsRequest, _events_pb2.ListParkedEventsResponse]
     """Lists the events of other services whose effect failed here, and the later ones of the same
     aggregates that wait behind them, by producer and cursor. Contents are not shown.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     RetryParkedEvent: _aio.UnaryUnaryMultiCallable[_events_pb2.RetryParkedEventRequest, _events_pb2.ParkedEvent]
     """Has a parked event tried again now rather than at its next_attempt_time. Events of its
@@ -102,6 +104,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_events_pb2.ListEventsResponse]:
         """Lists the events that are kept (14 days), latest first: a school's own, or with a service's
         token those of all schools. The youngest may be missing for a moment, as in Subscribe.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -112,6 +115,7 @@ class EventServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_events_pb2.ListParkedEventsResponse]:
         """Lists the events of other services whose effect failed here, and the later ones of the same
         aggregates that wait behind them, by producer and cursor. Contents are not shown.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod

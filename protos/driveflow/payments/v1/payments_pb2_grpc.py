@@ -152,7 +152,7 @@ class PaymentServiceServicer:
 
     def GetPayment(self, request, context):
         """Returns one payment.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,7 +160,7 @@ class PaymentServiceServicer:
 
     def ListPayments(self, request, context):
         """Lists payments, latest first.
-        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,7 +168,7 @@ class PaymentServiceServicer:
 
     def LookupPayment(self, request, context):
         """Finds a payment by Stripe's name of it.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,7 +196,7 @@ class PaymentServiceServicer:
 
     def ListRefunds(self, request, context):
         """Lists refunds, latest first; of one payment if payment_id is given.
-        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,7 +204,7 @@ class PaymentServiceServicer:
 
     def ListDisputes(self, request, context):
         """Lists disputes, latest first; of one payment if payment_id is given.
-        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,7 +234,7 @@ class PaymentServiceServicer:
 
     def GetPayout(self, request, context):
         """Returns one payout with what it pays.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -242,7 +242,7 @@ class PaymentServiceServicer:
 
     def ListPayouts(self, request, context):
         """Lists payouts, latest first, without their items.
-        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,7 +250,7 @@ class PaymentServiceServicer:
 
     def LookupPayout(self, request, context):
         """Finds a payout by Stripe's name of its transfer.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -275,7 +275,7 @@ class PaymentServiceServicer:
 
     def ListLedgerEntries(self, request, context):
         """Lists ledger entries, latest first. Entries of one transaction_id and currency add up to 0.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,15 +39,15 @@ class PaymentServiceStub:
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPaymentRequest, _payments_pb2.Payment]
     """Returns one payment.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     ListPayments: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPaymentsRequest, _payments_pb2.ListPaymentsResponse]
     """Lists payments, latest first.
-    Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     LookupPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.LookupPaymentRequest, _payments_pb2.Payment]
     """Finds a payment by Stripe's name of it.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     CancelPayment: _aio.UnaryUnaryMultiCallable[_payments_pb2.CancelPaymentRequest, _payments_pb2.Payment]
     """Takes back the request for payment. Until Stripe has confirmed it the payment keeps its status and
@@ -63,11 +63,11 @@ class PaymentServiceStub:
     """
     ListRefunds: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListRefundsRequest, _payments_pb2.ListRefundsResponse]
     """Lists refunds, latest first; of one payment if payment_id is given.
-    Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     ListDisputes: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListDisputesRequest, _payments_pb2.ListDisputesResponse]
     """Lists disputes, latest first; of one payment if payment_id is given.
-    Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     CreatePayout: _aio.UnaryUnaryMultiCallable[_payments_pb2.CreatePayoutRequest, _payments_pb2.Payout]
     """Pays an instructor what is due: the shares of the payments named, or of all whose lessons were
@@ -85,15 +85,15 @@ class PaymentServiceStub:
     """
     GetPayout: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetPayoutRequest, _payments_pb2.Payout]
     """Returns one payout with what it pays.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     ListPayouts: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListPayoutsRequest, _payments_pb2.ListPayoutsResponse]
     """Lists payouts, latest first, without their items.
-    Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     LookupPayout: _aio.UnaryUnaryMultiCallable[_payments_pb2.LookupPayoutRequest, _payments_pb2.Payout]
     """Finds a payout by Stripe's name of its transfer.
-    Errors: NOT_FOUND.
+    Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     ReversePayout: _aio.UnaryUnaryMultiCallable[_payments_pb2.ReversePayoutRequest, _payments_pb2.Payout]
     """Takes a whole payout back from the instructor's account; its payments can then be paid out again.
@@ -105,7 +105,7 @@ class PaymentServiceStub:
     """What an instructor has earned and not been paid, by currency, from the ledger."""
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_payments_pb2.ListLedgerEntriesRequest, _payments_pb2.ListLedgerEntriesResponse]
     """Lists ledger entries, latest first. Entries of one transaction_id and currency add up to 0.
-    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     GetRevenueReport: _aio.UnaryUnaryMultiCallable[_payments_pb2.GetRevenueReportRequest, _payments_pb2.RevenueReport]
     """What came in and went back by day, week or month of the school's wall clock, by the time when payments
@@ -146,7 +146,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.GetPaymentRequest, _abc.Awaitable[_payments_pb2.Payment]],
     ) -> _abc.Awaitable[_payments_pb2.Payment]:
         """Returns one payment.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -156,7 +156,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.ListPaymentsRequest, _abc.Awaitable[_payments_pb2.ListPaymentsResponse]],
     ) -> _abc.Awaitable[_payments_pb2.ListPaymentsResponse]:
         """Lists payments, latest first.
-        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -166,7 +166,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.LookupPaymentRequest, _abc.Awaitable[_payments_pb2.Payment]],
     ) -> _abc.Awaitable[_payments_pb2.Payment]:
         """Finds a payment by Stripe's name of it.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -200,7 +200,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.ListRefundsRequest, _abc.Awaitable[_payments_pb2.ListRefundsResponse]],
     ) -> _abc.Awaitable[_payments_pb2.ListRefundsResponse]:
         """Lists refunds, latest first; of one payment if payment_id is given.
-        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -210,7 +210,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.ListDisputesRequest, _abc.Awaitable[_payments_pb2.ListDisputesResponse]],
     ) -> _abc.Awaitable[_payments_pb2.ListDisputesResponse]:
         """Lists disputes, latest first; of one payment if payment_id is given.
-        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND (the payment); INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -246,7 +246,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.GetPayoutRequest, _abc.Awaitable[_payments_pb2.Payout]],
     ) -> _abc.Awaitable[_payments_pb2.Payout]:
         """Returns one payout with what it pays.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -256,7 +256,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.ListPayoutsRequest, _abc.Awaitable[_payments_pb2.ListPayoutsResponse]],
     ) -> _abc.Awaitable[_payments_pb2.ListPayoutsResponse]:
         """Lists payouts, latest first, without their items.
-        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT END_BEFORE_START, PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -266,7 +266,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.LookupPayoutRequest, _abc.Awaitable[_payments_pb2.Payout]],
     ) -> _abc.Awaitable[_payments_pb2.Payout]:
         """Finds a payout by Stripe's name of its transfer.
-        Errors: NOT_FOUND.
+        Errors: NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -296,7 +296,7 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_payments_pb2.ListLedgerEntriesRequest, _abc.Awaitable[_payments_pb2.ListLedgerEntriesResponse]],
     ) -> _abc.Awaitable[_payments_pb2.ListLedgerEntriesResponse]:
         """Lists ledger entries, latest first. Entries of one transaction_id and currency add up to 0.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod

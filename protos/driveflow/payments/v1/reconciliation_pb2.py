@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from driveflow.access.v1 import access_pb2 as driveflow_dot_access_dot_v1_dot_access__pb2
 from driveflow.payments.v1 import payments_pb2 as driveflow_dot_payments_dot_v1_dot_payments__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*driveflow/payments/v1/reconciliation.proto\x12\x15\x64riveflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a driveflow/access/v1/access.proto\x1a$driveflow/payments/v1/payments.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x02\n\x11ReconciliationRun\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06period\x18\x02 \x01(\x0b\x32\x1d.driveflow.payments.v1.Period\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12;\n\x06status\x18\x04 \x01(\x0e\x32+.driveflow.payments.v1.ReconciliationStatus\x12\x10\n\x08\x63ompared\x18\x05 \x01(\x03\x12\x0f\n\x07matched\x18\x06 \x01(\x03\x12\x15\n\rdiscrepancies\x18\x07 \x01(\x03\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x01\n\x1aStartReconciliationRequest\x12\x35\n\x06period\x18\x01 \x01(\x0b\x32\x1d.driveflow.payments.v1.PeriodB\x06\xbaH\x03\xc8\x01\x01\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"7\n\x1bGetReconciliationRunRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"\xbd\x02\n\x0b\x44iscrepancy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x34\n\x04kind\x18\x03 \x01(\x0e\x32&.driveflow.payments.v1.DiscrepancyKind\x12\x13\n\x0bobject_type\x18\x04 \x01(\t\x12\x11\n\tobject_id\x18\x05 \x01(\t\x12\x11\n\tstripe_id\x18\x06 \x01(\t\x12\x0c\n\x04here\x18\x07 \x01(\t\x12\r\n\x05there\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x13\n\x0bresolved_by\x18\n \x01(\t\x12\x30\n\x0cresolve_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc0\x01\n\x18ListDiscrepanciesRequest\x12\x1b\n\x06run_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12>\n\x04kind\x18\x02 \x01(\x0e\x32&.driveflow.payments.v1.DiscrepancyKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\x0funresolved_only\x18\x03 \x01(\x08\x12\x1a\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x05 \x01(\t\"o\n\x19ListDiscrepanciesResponse\x12\x39\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\".driveflow.payments.v1.Discrepancy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x19ResolveDiscrepancyRequest\x12 \n\x0e\x64iscrepancy_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x04note\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01*\xa2\x01\n\x14ReconciliationStatus\x12%\n!RECONCILIATION_STATUS_UNSPECIFIED\x10\x00\x12!\n\x1dRECONCILIATION_STATUS_RUNNING\x10\x01\x12\x1e\n\x1aRECONCILIATION_STATUS_DONE\x10\x02\x12 \n\x1cRECONCILIATION_STATUS_FAILED\x10\x03*\xd3\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x44ISCREPANCY_KIND_MISSING_HERE\x10\x01\x12\"\n\x1e\x44ISCREPANCY_KIND_MISSING_THERE\x10\x02\x12\x1b\n\x17\x44ISCREPANCY_KIND_AMOUNT\x10\x03\x12\x1d\n\x19\x44ISCREPANCY_KIND_CURRENCY\x10\x04\x12\x1b\n\x17\x44ISCREPANCY_KIND_STATUS\x10\x05\x32\x83\x04\n\x15ReconciliationService\x12x\n\x13StartReconciliation\x12\x31.driveflow.payments.v1.StartReconciliationRequest\x1a(.driveflow.payments.v1.ReconciliationRun\"\x04\xe8\xe0\x18\x0b\x12}\n\x14GetReconciliationRun\x12\x32.driveflow.payments.v1.GetReconciliationRunRequest\x1a(.driveflow.payments.v1.ReconciliationRun\"\x07\x90\x02\x01\xe8\xe0\x18\x0b\x12\x7f\n\x11ListDiscrepancies\x12/.driveflow.payments.v1.ListDiscrepanciesRequest\x1a\x30.driveflow.payments.v1.ListDiscrepanciesResponse\"\x07\x90\x02\x01\xe8\xe0\x18\x0b\x12p\n\x12ResolveDiscrepancy\x12\x30.driveflow.payments.v1.ResolveDiscrepancyRequest\x1a\".driveflow.payments.v1.Discrepancy\"\x04\xe8\xe0\x18\x0b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*driveflow/payments/v1/reconciliation.proto\x12\x15\x64riveflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a driveflow/access/v1/access.proto\x1a$driveflow/payments/v1/payments.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x02\n\x11ReconciliationRun\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x06period\x18\x02 \x01(\x0b\x32\x1d.driveflow.payments.v1.Period\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12;\n\x06status\x18\x04 \x01(\x0e\x32+.driveflow.payments.v1.ReconciliationStatus\x12\x10\n\x08\x63ompared\x18\x05 \x01(\x03\x12\x0f\n\x07matched\x18\x06 \x01(\x03\x12\x15\n\rdiscrepancies\x18\x07 \x01(\x03\x12\x0f\n\x07\x66\x61ilure\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x01\n\x1aStartReconciliationRequest\x12\x35\n\x06period\x18\x01 \x01(\x0b\x32\x1d.driveflow.payments.v1.PeriodB\x06\xbaH\x03\xc8\x01\x01\x12\x0f\n\x07\x64ry_run\x18\x02 \x01(\x08\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\"f\n\x1bGetReconciliationRunRequest\x12\x18\n\x06run_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12-\n\tread_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\xbd\x02\n\x0b\x44iscrepancy\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x34\n\x04kind\x18\x03 \x01(\x0e\x32&.driveflow.payments.v1.DiscrepancyKind\x12\x13\n\x0bobject_type\x18\x04 \x01(\t\x12\x11\n\tobject_id\x18\x05 \x01(\t\x12\x11\n\tstripe_id\x18\x06 \x01(\t\x12\x0c\n\x04here\x18\x07 \x01(\t\x12\r\n\x05there\x18\x08 \x01(\t\x12\x0c\n\x04note\x18\t \x01(\t\x12\x13\n\x0bresolved_by\x18\n \x01(\t\x12\x30\n\x0cresolve_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xef\x01\n\x18ListDiscrepanciesRequest\x12\x1b\n\x06run_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12>\n\x04kind\x18\x02 \x01(\x0e\x32&.driveflow.payments.v1.DiscrepancyKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x17\n\x0funresolved_only\x18\x03 \x01(\x08\x12\x1a\n\tpage_size\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x05 \x01(\t\x12-\n\tread_mask\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"o\n\x19ListDiscrepanciesResponse\x12\x39\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\".driveflow.payments.v1.Discrepancy\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x19ResolveDiscrepancyRequest\x12 \n\x0e\x64iscrepancy_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12\x18\n\x04note\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xe8\x07\x12\x1c\n\nrequest_id\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01*\xa2\x01\n\x14ReconciliationStatus\x12%\n!RECONCILIATION_STATUS_UNSPECIFIED\x10\x00\x12!\n\x1dRECONCILIATION_STATUS_RUNNING\x10\x01\x12\x1e\n\x1aRECONCILIATION_STATUS_DONE\x10\x02\x12 \n\x1cRECONCILIATION_STATUS_FAILED\x10\x03*\xd3\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12!\n\x1d\x44ISCREPANCY_KIND_MISSING_HERE\x10\x01\x12\"\n\x1e\x44ISCREPANCY_KIND_MISSING_THERE\x10\x02\x12\x1b\n\x17\x44ISCREPANCY_KIND_AMOUNT\x10\x03\x12\x1d\n\x19\x44ISCREPANCY_KIND_CURRENCY\x10\x04\x12\x1b\n\x17\x44ISCREPANCY_KIND_STATUS\x10\x05\x32\x83\x04\n\x15ReconciliationService\x12x\n\x13StartReconciliation\x12\x31.driveflow.payments.v1.StartReconciliationRequest\x1a(.driveflow.payments.v1.ReconciliationRun\"\x04\xe8\xe0\x18\x0b\x12}\n\x14GetReconciliationRun\x12\x32.driveflow.payments.v1.GetReconciliationRunRequest\x1a(.driveflow.payments.v1.ReconciliationRun\"\x07\x90\x02\x01\xe8\xe0\x18\x0b\x12\x7f\n\x11ListDiscrepancies\x12/.driveflow.payments.v1.ListDiscrepanciesRequest\x1a\x30.driveflow.payments.v1.ListDiscrepanciesResponse\"\x07\x90\x02\x01\xe8\xe0\x18\x0b\x12p\n\x12ResolveDiscrepancy\x12\x30.driveflow.payments.v1.ResolveDiscrepancyRequest\x1a\".driveflow.payments.v1.Discrepancy\"\x04\xe8\xe0\x18\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,24 +62,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['ListDiscrepancies']._serialized_options = b'\220\002\001\350\340\030\013'
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['ResolveDiscrepancy']._loaded_options = None
   _globals['_RECONCILIATIONSERVICE'].methods_by_name['ResolveDiscrepancy']._serialized_options = b'\350\340\030\013'
-  _globals['_RECONCILIATIONSTATUS']._serialized_start=1470
-  _globals['_RECONCILIATIONSTATUS']._serialized_end=1632
-  _globals['_DISCREPANCYKIND']._serialized_start=1635
-  _globals['_DISCREPANCYKIND']._serialized_end=1846
-  _globals['_RECONCILIATIONRUN']._serialized_start=204
-  _globals['_RECONCILIATIONRUN']._serialized_end=530
-  _globals['_STARTRECONCILIATIONREQUEST']._serialized_start=533
-  _globals['_STARTRECONCILIATIONREQUEST']._serialized_end=663
-  _globals['_GETRECONCILIATIONRUNREQUEST']._serialized_start=665
-  _globals['_GETRECONCILIATIONRUNREQUEST']._serialized_end=720
-  _globals['_DISCREPANCY']._serialized_start=723
-  _globals['_DISCREPANCY']._serialized_end=1040
-  _globals['_LISTDISCREPANCIESREQUEST']._serialized_start=1043
-  _globals['_LISTDISCREPANCIESREQUEST']._serialized_end=1235
-  _globals['_LISTDISCREPANCIESRESPONSE']._serialized_start=1237
-  _globals['_LISTDISCREPANCIESRESPONSE']._serialized_end=1348
-  _globals['_RESOLVEDISCREPANCYREQUEST']._serialized_start=1350
-  _globals['_RESOLVEDISCREPANCYREQUEST']._serialized_end=1467
-  _globals['_RECONCILIATIONSERVICE']._serialized_start=1849
-  _globals['_RECONCILIATIONSERVICE']._serialized_end=2364
+  _globals['_RECONCILIATIONSTATUS']._serialized_start=1598
+  _globals['_RECONCILIATIONSTATUS']._serialized_end=1760
+  _globals['_DISCREPANCYKIND']._serialized_start=1763
+  _globals['_DISCREPANCYKIND']._serialized_end=1974
+  _globals['_RECONCILIATIONRUN']._serialized_start=238
+  _globals['_RECONCILIATIONRUN']._serialized_end=564
+  _globals['_STARTRECONCILIATIONREQUEST']._serialized_start=567
+  _globals['_STARTRECONCILIATIONREQUEST']._serialized_end=697
+  _globals['_GETRECONCILIATIONRUNREQUEST']._serialized_start=699
+  _globals['_GETRECONCILIATIONRUNREQUEST']._serialized_end=801
+  _globals['_DISCREPANCY']._serialized_start=804
+  _globals['_DISCREPANCY']._serialized_end=1121
+  _globals['_LISTDISCREPANCIESREQUEST']._serialized_start=1124
+  _globals['_LISTDISCREPANCIESREQUEST']._serialized_end=1363
+  _globals['_LISTDISCREPANCIESRESPONSE']._serialized_start=1365
+  _globals['_LISTDISCREPANCIESRESPONSE']._serialized_end=1476
+  _globals['_RESOLVEDISCREPANCYREQUEST']._serialized_start=1478
+  _globals['_RESOLVEDISCREPANCYREQUEST']._serialized_end=1595
+  _globals['_RECONCILIATIONSERVICE']._serialized_start=1977
+  _globals['_RECONCILIATIONSERVICE']._serialized_end=2492
 # @@protoc_insertion_point(module_scope)

@@ -79,7 +79,7 @@ class ReconciliationServiceServicer:
 
     def GetReconciliationRun(self, request, context):
         """Returns a run: its progress, and its result.
-        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND.
+        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ class ReconciliationServiceServicer:
 
     def ListDiscrepancies(self, request, context):
         """Lists discrepancies, latest found first.
-        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -28,11 +28,11 @@ class ReconciliationServiceStub:
     """
     GetReconciliationRun: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.GetReconciliationRunRequest, _reconciliation_pb2.ReconciliationRun]
     """Returns a run: its progress, and its result.
-    Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND.
+    Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
     """
     ListDiscrepancies: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.ListDiscrepanciesRequest, _reconciliation_pb2.ListDiscrepanciesResponse]
     """Lists discrepancies, latest found first.
-    Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     ResolveDiscrepancy: _aio.UnaryUnaryMultiCallable[_reconciliation_pb2.ResolveDiscrepancyRequest, _reconciliation_pb2.Discrepancy]
     """Notes how a discrepancy was dealt with. Resolved again, the note is replaced.
@@ -65,7 +65,7 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_reconciliation_pb2.GetReconciliationRunRequest, _abc.Awaitable[_reconciliation_pb2.ReconciliationRun]],
     ) -> _abc.Awaitable[_reconciliation_pb2.ReconciliationRun]:
         """Returns a run: its progress, and its result.
-        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND.
+        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
@@ -75,7 +75,7 @@ class ReconciliationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_reconciliation_pb2.ListDiscrepanciesRequest, _abc.Awaitable[_reconciliation_pb2.ListDiscrepanciesResponse]],
     ) -> _abc.Awaitable[_reconciliation_pb2.ListDiscrepanciesResponse]:
         """Lists discrepancies, latest found first.
-        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: NOT_FOUND RECONCILIATION_RUN_NOT_FOUND; INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod

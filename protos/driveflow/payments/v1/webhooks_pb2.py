@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from driveflow.access.v1 import access_pb2 as driveflow_dot_access_dot_v1_dot_access__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$driveflow/payments/v1/webhooks.proto\x12\x15\x64riveflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a driveflow/access/v1/access.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\x15ReceiveWebhookRequest\x12\x19\n\x08provider\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\t\"+\n\x16ReceiveWebhookResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"\xbd\x02\n\x0cWebhookEvent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x04 \x01(\t\x12\x10\n\x08livemode\x18\x05 \x01(\x08\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x0e\n\x06org_id\x18\x07 \x01(\t\x12\x37\n\x05state\x18\x08 \x01(\x0e\x32(.driveflow.payments.v1.WebhookEventState\x12\x10\n\x08\x61ttempts\x18\t \x01(\x05\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x30\n\x0creceive_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cprocess_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa8\x01\n\x18ListWebhookEventsRequest\x12\x19\n\x08provider\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(\x12\x41\n\x05state\x18\x02 \x01(\x0e\x32(.driveflow.payments.v1.WebhookEventStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\"i\n\x19ListWebhookEventsResponse\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.driveflow.payments.v1.WebhookEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x19ReplayWebhookEventRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"R\n\x1dSweepUndeliveredEventsRequest\x12\x31\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\">\n\x1eSweepUndeliveredEventsResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x05\x12\r\n\x05taken\x18\x02 \x01(\x05*\x9c\x01\n\x11WebhookEventState\x12#\n\x1fWEBHOOK_EVENT_STATE_UNSPECIFIED\x10\x00\x12!\n\x1dWEBHOOK_EVENT_STATE_PROCESSED\x10\x01\x12\x1f\n\x1bWEBHOOK_EVENT_STATE_IGNORED\x10\x02\x12\x1e\n\x1aWEBHOOK_EVENT_STATE_FAILED\x10\x03\x32\x98\x04\n\x0eWebhookService\x12w\n\x0eReceiveWebhook\x12,.driveflow.payments.v1.ReceiveWebhookRequest\x1a-.driveflow.payments.v1.ReceiveWebhookResponse\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12\x83\x01\n\x11ListWebhookEvents\x12/.driveflow.payments.v1.ListWebhookEventsRequest\x1a\x30.driveflow.payments.v1.ListWebhookEventsResponse\"\x0b\x90\x02\x01\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12u\n\x12ReplayWebhookEvent\x12\x30.driveflow.payments.v1.ReplayWebhookEventRequest\x1a#.driveflow.payments.v1.WebhookEvent\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12\x8f\x01\n\x16SweepUndeliveredEvents\x12\x34.driveflow.payments.v1.SweepUndeliveredEventsRequest\x1a\x35.driveflow.payments.v1.SweepUndeliveredEventsResponse\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$driveflow/payments/v1/webhooks.proto\x12\x15\x64riveflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a driveflow/access/v1/access.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"V\n\x15ReceiveWebhookRequest\x12\x19\n\x08provider\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\t\"+\n\x16ReceiveWebhookResponse\x12\x11\n\tduplicate\x18\x01 \x01(\x08\"\xbd\x02\n\x0cWebhookEvent\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x04 \x01(\t\x12\x10\n\x08livemode\x18\x05 \x01(\x08\x12\x0c\n\x04type\x18\x06 \x01(\t\x12\x0e\n\x06org_id\x18\x07 \x01(\t\x12\x37\n\x05state\x18\x08 \x01(\x0e\x32(.driveflow.payments.v1.WebhookEventState\x12\x10\n\x08\x61ttempts\x18\t \x01(\x05\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x30\n\x0creceive_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cprocess_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd7\x01\n\x18ListWebhookEventsRequest\x12\x19\n\x08provider\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18(\x12\x41\n\x05state\x18\x02 \x01(\x0e\x32(.driveflow.payments.v1.WebhookEventStateB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x04 \x01(\t\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"i\n\x19ListWebhookEventsResponse\x12\x33\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.driveflow.payments.v1.WebhookEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x19ReplayWebhookEventRequest\x12\x13\n\x02id\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02 \x00\"R\n\x1dSweepUndeliveredEventsRequest\x12\x31\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01\">\n\x1eSweepUndeliveredEventsResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x05\x12\r\n\x05taken\x18\x02 \x01(\x05*\x9c\x01\n\x11WebhookEventState\x12#\n\x1fWEBHOOK_EVENT_STATE_UNSPECIFIED\x10\x00\x12!\n\x1dWEBHOOK_EVENT_STATE_PROCESSED\x10\x01\x12\x1f\n\x1bWEBHOOK_EVENT_STATE_IGNORED\x10\x02\x12\x1e\n\x1aWEBHOOK_EVENT_STATE_FAILED\x10\x03\x32\x98\x04\n\x0eWebhookService\x12w\n\x0eReceiveWebhook\x12,.driveflow.payments.v1.ReceiveWebhookRequest\x1a-.driveflow.payments.v1.ReceiveWebhookResponse\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12\x83\x01\n\x11ListWebhookEvents\x12/.driveflow.payments.v1.ListWebhookEventsRequest\x1a\x30.driveflow.payments.v1.ListWebhookEventsResponse\"\x0b\x90\x02\x01\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12u\n\x12ReplayWebhookEvent\x12\x30.driveflow.payments.v1.ReplayWebhookEventRequest\x1a#.driveflow.payments.v1.WebhookEvent\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x12\x8f\x01\n\x16SweepUndeliveredEvents\x12\x34.driveflow.payments.v1.SweepUndeliveredEventsRequest\x1a\x35.driveflow.payments.v1.SweepUndeliveredEventsResponse\"\x08\xe8\xe0\x18\x0b\xf0\xe0\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,24 +55,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WEBHOOKSERVICE'].methods_by_name['ReplayWebhookEvent']._serialized_options = b'\350\340\030\013\360\340\030\002'
   _globals['_WEBHOOKSERVICE'].methods_by_name['SweepUndeliveredEvents']._loaded_options = None
   _globals['_WEBHOOKSERVICE'].methods_by_name['SweepUndeliveredEvents']._serialized_options = b'\350\340\030\013\360\340\030\002'
-  _globals['_WEBHOOKEVENTSTATE']._serialized_start=1089
-  _globals['_WEBHOOKEVENTSTATE']._serialized_end=1245
-  _globals['_RECEIVEWEBHOOKREQUEST']._serialized_start=159
-  _globals['_RECEIVEWEBHOOKREQUEST']._serialized_end=245
-  _globals['_RECEIVEWEBHOOKRESPONSE']._serialized_start=247
-  _globals['_RECEIVEWEBHOOKRESPONSE']._serialized_end=290
-  _globals['_WEBHOOKEVENT']._serialized_start=293
-  _globals['_WEBHOOKEVENT']._serialized_end=610
-  _globals['_LISTWEBHOOKEVENTSREQUEST']._serialized_start=613
-  _globals['_LISTWEBHOOKEVENTSREQUEST']._serialized_end=781
-  _globals['_LISTWEBHOOKEVENTSRESPONSE']._serialized_start=783
-  _globals['_LISTWEBHOOKEVENTSRESPONSE']._serialized_end=888
-  _globals['_REPLAYWEBHOOKEVENTREQUEST']._serialized_start=890
-  _globals['_REPLAYWEBHOOKEVENTREQUEST']._serialized_end=938
-  _globals['_SWEEPUNDELIVEREDEVENTSREQUEST']._serialized_start=940
-  _globals['_SWEEPUNDELIVEREDEVENTSREQUEST']._serialized_end=1022
-  _globals['_SWEEPUNDELIVEREDEVENTSRESPONSE']._serialized_start=1024
-  _globals['_SWEEPUNDELIVEREDEVENTSRESPONSE']._serialized_end=1086
-  _globals['_WEBHOOKSERVICE']._serialized_start=1248
-  _globals['_WEBHOOKSERVICE']._serialized_end=1784
+  _globals['_WEBHOOKEVENTSTATE']._serialized_start=1170
+  _globals['_WEBHOOKEVENTSTATE']._serialized_end=1326
+  _globals['_RECEIVEWEBHOOKREQUEST']._serialized_start=193
+  _globals['_RECEIVEWEBHOOKREQUEST']._serialized_end=279
+  _globals['_RECEIVEWEBHOOKRESPONSE']._serialized_start=281
+  _globals['_RECEIVEWEBHOOKRESPONSE']._serialized_end=324
+  _globals['_WEBHOOKEVENT']._serialized_start=327
+  _globals['_WEBHOOKEVENT']._serialized_end=644
+  _globals['_LISTWEBHOOKEVENTSREQUEST']._serialized_start=647
+  _globals['_LISTWEBHOOKEVENTSREQUEST']._serialized_end=862
+  _globals['_LISTWEBHOOKEVENTSRESPONSE']._serialized_start=864
+  _globals['_LISTWEBHOOKEVENTSRESPONSE']._serialized_end=969
+  _globals['_REPLAYWEBHOOKEVENTREQUEST']._serialized_start=971
+  _globals['_REPLAYWEBHOOKEVENTREQUEST']._serialized_end=1019
+  _globals['_SWEEPUNDELIVEREDEVENTSREQUEST']._serialized_start=1021
+  _globals['_SWEEPUNDELIVEREDEVENTSREQUEST']._serialized_end=1103
+  _globals['_SWEEPUNDELIVEREDEVENTSRESPONSE']._serialized_start=1105
+  _globals['_SWEEPUNDELIVEREDEVENTSRESPONSE']._serialized_end=1167
+  _globals['_WEBHOOKSERVICE']._serialized_start=1329
+  _globals['_WEBHOOKSERVICE']._serialized_end=1865
 # @@protoc_insertion_point(module_scope)

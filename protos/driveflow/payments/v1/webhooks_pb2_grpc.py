@@ -81,7 +81,7 @@ class WebhookServiceServicer:
 
     def ListWebhookEvents(self, request, context):
         """Lists events, latest received first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

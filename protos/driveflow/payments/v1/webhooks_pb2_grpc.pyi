@@ -29,7 +29,7 @@ class WebhookServiceStub:
     """
     ListWebhookEvents: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.ListWebhookEventsRequest, _webhooks_pb2.ListWebhookEventsResponse]
     """Lists events, latest received first.
-    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+    Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
     """
     ReplayWebhookEvent: _aio.UnaryUnaryMultiCallable[_webhooks_pb2.ReplayWebhookEventRequest, _webhooks_pb2.WebhookEvent]
     """Handles an event again, as if it had just come: nothing happens twice.
@@ -67,7 +67,7 @@ class WebhookServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_webhooks_pb2.ListWebhookEventsRequest, _abc.Awaitable[_webhooks_pb2.ListWebhookEventsResponse]],
     ) -> _abc.Awaitable[_webhooks_pb2.ListWebhookEventsResponse]:
         """Lists events, latest received first.
-        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID.
+        Errors: INVALID_ARGUMENT PAGE_TOKEN_INVALID, READ_MASK_INVALID.
         """
 
     @_abc_1.abstractmethod
