@@ -18,7 +18,7 @@ from services.monitor.model.capacity import Forecast, Line, fitted, soonest_firs
 from services.monitor.schedule import SETTLE
 from tests.monitor.serving import Monitor, serving
 from tests.postgres import Database
-from tests.tracking.stories import eventually
+from tests.waiting import eventually
 
 shared = pytest.mark.asyncio(loop_scope="session")
 MB = 1024**2
