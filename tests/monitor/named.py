@@ -72,6 +72,11 @@ class Named:
         return self.name
 
     @property
+    def shapes(self) -> frozenset[bytes]:
+        """Its forms without its name."""
+        return frozenset(form.text.replace(self.name.encode(), b"") for form in self.forms)
+
+    @property
     def is_counted(self) -> bool:
         """Whether pg_stat_statements has it: what moves no rows by a plan is a utility."""
         return bool(re.match(rb"SELECT|WITH|INSERT|UPDATE|DELETE|MERGE", self.statement.text))

@@ -14,8 +14,8 @@ LEFT JOIN pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsu
 CROSS JOIN LATERAL (
      SELECT coalesce(sign(s.seqincrement) * pg_sequence_last_value(s.seqrelid::regclass), 0)::int8,
             CASE WHEN s.seqincrement > 0
-            THEN least(s.seqmax, CASE a.atttypid WHEN 'int2'::regtype THEN 32767
-                                 WHEN 'int4'::regtype THEN 2147483647 END)::float8
+            THEN least(s.seqmax, CASE a.atttypid WHEN 'int2'::regtype THEN 32767::bigint
+                                 WHEN 'int4'::regtype THEN 2147483647::bigint END)::float8
             ELSE -(s.seqmin::float8) END) AS u (used, most)
 
 -- name: capacity_now

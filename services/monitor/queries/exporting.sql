@@ -2,7 +2,7 @@
 -- What this database did since its statistics began, and its oldest transaction.
 SELECT d.xact_commit, d.xact_rollback, d.blks_hit, d.blks_read, d.deadlocks, d.temp_bytes,
        (SELECT w.wal_bytes::float8 FROM pg_stat_wal AS w), current_setting('max_connections')::int,
-       (SELECT coalesce(extract(epoch FROM clock_timestamp() - min(a.xact_start)), 0)::float8
+       (SELECT coalesce(pg_catalog.extract('epoch', clock_timestamp() - min(a.xact_start)), 0)::float8
           FROM pg_stat_activity AS a
          WHERE a.datid = d.datid AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid())
   FROM pg_stat_database AS d WHERE d.datname = current_database();
@@ -15,7 +15,7 @@ SELECT coalesce(state, 'unknown'), count(*)
 
 -- name: replica_lags
 -- How far each replica is behind; of several with one name, the last. Nothing on a replica.
-SELECT application_name, coalesce(max(extract(epoch FROM replay_lag)), 0)::float8,
+SELECT application_name, coalesce(max(pg_catalog.extract('epoch', replay_lag)), 0)::float8,
        coalesce(max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn)), 0)::float8
   FROM pg_stat_replication WHERE NOT pg_is_in_recovery() GROUP BY 1;
 
@@ -36,7 +36,7 @@ SELECT pg_database_size(current_database())::float8;
 -- name: partition_runways
 -- How many seconds from now there are partitions without a gap, for each table that has them by time.
 SELECT n.nspname::text, t.relname::text,
-       (SELECT coalesce(max(extract(epoch FROM upper(span) - %(now)s::timestamptz)), 0)::float8
+       (SELECT coalesce(max(pg_catalog.extract('epoch', upper(span) - %(now)s::timestamptz)), 0)::float8
           FROM unnest(covered.spans) AS span WHERE span @> %(now)s::timestamptz)
   FROM (SELECT i.inhparent, range_agg(tstzrange(b.bound[1]::timestamptz, b.bound[2]::timestamptz)) AS spans
           FROM pg_inherits AS i

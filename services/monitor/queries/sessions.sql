@@ -6,12 +6,12 @@ CASE WHEN a.backend_type = 'client backend' THEN coalesce(a.application_name, ''
 coalesce(a.state, 'unknown') AS state,
 coalesce(substring(a.query FROM '^\s*\w+ /\* [\w.]+ \*/'), '') AS query, a.query_id,
 -- Others began theirs after this statement had begun.
-greatest(0, extract(epoch FROM now() - coalesce(a.state_change, a.backend_start)))::float8
+greatest(0, pg_catalog.extract('epoch', now() - coalesce(a.state_change, a.backend_start)))::float8
   AS state_s,
 CASE WHEN a.xact_start IS NOT NULL
-     THEN greatest(0, extract(epoch FROM now() - a.xact_start))::float8 END AS transaction_s,
+     THEN greatest(0, pg_catalog.extract('epoch', now() - a.xact_start))::float8 END AS transaction_s,
 CASE WHEN a.state = 'active'
-     THEN greatest(0, extract(epoch FROM now() - a.query_start))::float8 END AS query_s,
+     THEN greatest(0, pg_catalog.extract('epoch', now() - a.query_start))::float8 END AS query_s,
 concat_ws(': ', a.wait_event_type, a.wait_event) AS wait,
 coalesce(host(a.client_addr), '') AS client
 
@@ -26,7 +26,7 @@ SELECT coalesce(a.state, 'unknown'), count(*)::int,
        avg(age.s)::float8, max(age.s)::float8
   FROM pg_stat_activity AS a
  CROSS JOIN LATERAL (
-       SELECT greatest(0, extract(epoch FROM now() - coalesce(a.state_change, a.backend_start))) AS s
+       SELECT greatest(0, pg_catalog.extract('epoch', now() - coalesce(a.state_change, a.backend_start))) AS s
        ) AS age
  WHERE {clients}
  GROUP BY 1 ORDER BY 2 DESC, 1;
@@ -76,7 +76,7 @@ SELECT coalesce(l.pid, 0), l.granted, l.mode,
                        ELSE l.locktype END,
        CASE WHEN c.oid IS NULL THEN l.relation::text
             ELSE c.relnamespace::regnamespace::text || '.' || quote_ident(c.relname) END,
-       greatest(0, extract(epoch FROM clock_timestamp() - l.waitstart))::float8
+       greatest(0, pg_catalog.extract('epoch', clock_timestamp() - l.waitstart))::float8
   FROM pg_locks AS l
   LEFT JOIN pg_class AS c ON c.oid = l.relation
        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
