@@ -41,6 +41,11 @@ GAUGES = (
     ),
     ("driveflow.health.figure", "{figure}", "What each check measured, in its unit"),
     ("driveflow.health.time", "s", "When the last report was made, since 1970"),
+    (
+        "driveflow.alerts.open",
+        "{alert}",
+        "Alerts that have fired and are not resolved, by severity",
+    ),
     ("driveflow.database.size", "By", "Size of the database"),
     ("driveflow.database.table.size", "By", "Size by table, with indexes and partitions"),
     ("driveflow.database.table.dead_rows", "{row}", "Dead rows by table, with partitions"),
@@ -100,7 +105,9 @@ class Exporting:
             tables = await store.table_figures(conn)
             runways = await store.partition_runways(conn, now)
             size = await store.database_size(conn)
+            alerts = await store.open_alerts(conn)
         self._keep("tables", of_tables(tables, runways, size), self._report_lasts_s)
+        self._keep("alerts", of_alerts(alerts), self._report_lasts_s)
 
     def _keep(self, found_by: str, figures: Figures, lasts_s: float) -> None:
         self._kept[found_by] = _Kept(figures, time.monotonic() + lasts_s)
@@ -171,6 +178,16 @@ def of_tables(
         "driveflow.database.partition.runway": [
             (each.seconds, {"schema": each.schema, "table": each.table}) for each in runways
         ],
+    }
+
+
+def of_alerts(alerts: Mapping[str, int]) -> Figures:
+    """How many are open of each severity."""
+    return {
+        "driveflow.alerts.open": [
+            (alerts.get(severity, 0), {"severity": severity.value})
+            for severity in (Verdict.WARNING, Verdict.CRITICAL)
+        ]
     }
 
 

@@ -30,6 +30,11 @@ SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 LABEL = re.compile(r'\b(?!otel_)\w+="([^"]*)"')
 PATIENCE_S = 30.0
 MEGABYTE = 1024**2
+ALWAYS_SLOW = """
+INSERT INTO monitor."AlertRule" (name, direction, unit, "warningAt", "criticalAt", "clearAt",
+                                 "forSeconds", "clearSeconds")
+VALUES ('round_trip', 'above', 'ms', 0, 10000, 0, 0, 0)
+"""
 
 
 @asynccontextmanager
@@ -112,6 +117,7 @@ async def test_the_database_and_each_check_are_exported(
         )
         booking.execute('UPDATE "Tenant" SET active = false')
         booking.execute("SELECT pg_stat_force_next_flush()")
+        forgotten.execute(ALWAYS_SLOW)
         gap = without_a_month(forgotten)
         forgotten.commit()
         forgotten.execute("SELECT 1")
@@ -121,6 +127,8 @@ async def test_the_database_and_each_check_are_exported(
     assert {check for (check,) in verdicts} == {each.question.name for each in ALL}
     assert found["driveflow_health_figure"]["settings", "count"] == 0
     assert abs(found["driveflow_health_time_seconds"][()] - time.time()) < PATIENCE_S
+    assert found["driveflow_alerts_open"]["warning",] >= 1
+    assert found["driveflow_alerts_open"]["critical",] == 0
     assert found["driveflow_database_connections"]["idle in transaction",] == 1
     assert found["driveflow_database_connections"]["active",] >= 0
     assert found["driveflow_database_connections_max"][()] >= 100

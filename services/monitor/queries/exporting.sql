@@ -33,6 +33,10 @@ SELECT n.nspname::text, t.relname::text, sum(pg_total_relation_size(c.oid))::flo
 -- Bytes of this database.
 SELECT pg_database_size(current_database())::float8;
 
+-- name: open_alerts
+-- Alerts that have fired and are not resolved, by severity.
+SELECT severity, count(*) FROM "Alert" WHERE state = 'open' GROUP BY 1;
+
 -- name: partition_runways
 -- How many seconds from now there are partitions without a gap, for each table that has them by time.
 SELECT n.nspname::text, t.relname::text,

@@ -81,6 +81,11 @@ async def database_size(conn: Reader) -> float:
     return 0.0 if row is None else float(row[0])
 
 
+async def open_alerts(conn: Reader) -> dict[str, int]:
+    cursor = await conn.execute(SQL.open_alerts)
+    return dict(await cursor.fetchall())
+
+
 async def partition_runways(conn: Reader, now: datetime) -> list[Runway]:
     cursor = await conn.execute(SQL.partition_runways, {"schemas": list(SERVICES), "now": now})
     return [Runway(*row) for row in await cursor.fetchall()]
