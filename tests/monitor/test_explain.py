@@ -91,7 +91,8 @@ def test_every_named_statement_can_be_explained_from_what_postgresql_keeps_of_it
                         assert plan.fetchall(), each.name
                     except psycopg.Error as error:
                         failed[each.name] = str(error)
-    assert failed.keys() == NOT_EXPLAINABLE.keys(), "\n".join(f"{k}: {v}" for k, v in failed.items())
+    why = "\n".join(f"{name}: {error}" for name, error in failed.items())
+    assert failed.keys() == NOT_EXPLAINABLE.keys(), why
 
 
 def twin(each: named.Named, counted: Collection[str]) -> str:
