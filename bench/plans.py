@@ -1,5 +1,5 @@
-"""What each index of the guide does for its RPC over a million bookings and as many payments, and
-the guide's GOOD and BAD column orders side by side.
+"""What each index of the guide does for its RPC over a million bookings, as many payments and a
+tenth of trips, and the guide's GOOD and BAD column orders side by side.
 
     ./dev run python bench/plans.py [--quick] [--write]
 
@@ -35,6 +35,7 @@ from tests.booking.plans import NOW, ORG, Statement
 from tests.explaining import prepared, reads
 from tests.payments import plans as payments_plans
 from tests.postgres import Database, embedded_server, make_template
+from tests.tracking import plans as tracking_plans
 
 REPORT = ROOT / "docs" / "query-plans.md"
 SCHOOLS = 200
@@ -259,15 +260,16 @@ def machine(db: Database) -> str:
 
 TEXT = """# Query plans
 
-Written by `./dev run python bench/plans.py --write` over {bookings:,} bookings and as many payments
-of {schools} schools (made in {filled_s:.0f} s). {machine}.
+Written by `./dev run python bench/plans.py --write` over {bookings:,} bookings, as many
+payments and {trips:,} trips of {schools} schools (made in {filled_s:.0f} s). {machine}.
 
-Statements are those that the services send, as the roles `booking` and `payments` under row
-security; what is in brackets instead of an RPC is work of the service itself. Each is prepared and
-run {settling} times, then {runs} times with EXPLAIN (ANALYZE, BUFFERS): medians. "generic" is a
-plan that the server made once for any values, "custom" one that it makes each time; it settles on
-the cheaper. `tests/booking/test_plans.py` and `tests/payments/test_guide_plans.py` hold both kinds
-to the same indexes. A buffer is a page of 8 kB; they are the whole statement's.
+Statements are those that the services send, as their roles under row security; what is in brackets
+instead of an RPC is work of the service itself. Each is prepared and run {settling} times, then
+{runs} times with EXPLAIN (ANALYZE, BUFFERS): medians. "generic" is a plan that the server made once
+for any values, "custom" one that it makes each time; it settles on the cheaper.
+`tests/booking/test_plans.py` and `tests/payments/test_guide_plans.py` hold both kinds to the same
+indexes, `tests/tracking/test_plans.py` the custom ones. A buffer is a page of 8 kB; they are the
+whole statement's. `{points_index}` is what `idx_trip_point_trip_ts` is called in its month.
 
 ## Indexes of the guide
 
@@ -304,11 +306,11 @@ def main() -> None:
     with database() as db:
         where = machine(db)
         started = time.perf_counter()
-        for service in (plans, payments_plans):
-            service.fill(db, SCHOOLS, each, timeout_s=FILL_TIMEOUT_S)
+        for service, rows in ((plans, each), (payments_plans, each), (tracking_plans, each // 10)):
+            service.fill(db, SCHOOLS, rows, timeout_s=FILL_TIMEOUT_S)
         filled_s = time.perf_counter() - started
         found = []
-        for service in (plans, payments_plans):
+        for service in (plans, payments_plans, tracking_plans):
             with service.login(db) as conn:
                 asked = uses(service.GUIDE, service.STATEMENTS)
                 found += [(index, s, measure(conn, s, index)) for index, s in asked]
@@ -324,6 +326,8 @@ def main() -> None:
     )
     report = TEXT.format(
         bookings=each * SCHOOLS,
+        trips=each // 10 * SCHOOLS,
+        points_index=tracking_plans.POINTS_INDEX,
         schools=SCHOOLS,
         filled_s=filled_s,
         machine=where,

@@ -14,6 +14,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from libs.failures import Failure
+
 SERVICES = ("booking", "payments", "tracking", "monitor")
 DATABASE = "driveflow"
 EXTENSIONS = ("pg_stat_statements", "btree_gist")
@@ -21,7 +23,7 @@ POSTGRES_VERSION_MIN = 180000
 ADVISORY_LOCK = 0x64726976  # "driv": one bootstrap at a time on a server
 
 
-class BootstrapFailed(Exception):
+class BootstrapFailed(Failure):
     """The server can't be prepared; the message says why."""
 
 

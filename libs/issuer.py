@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from libs.failures import Failure
+
 ALGORITHM = "EdDSA"
 ISSUER = "https://driveflow.example/"
 AUDIENCE = "driveflow"
@@ -43,7 +45,7 @@ TENANT_SCOPES = (
 OPS_SCOPES = ("monitor:read", "ops:write")
 
 
-class KeyUnusable(Exception):
+class KeyUnusable(Failure):
     """The text is not the PEM of an Ed25519 private key."""
 
 

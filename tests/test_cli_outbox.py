@@ -20,8 +20,9 @@ from libs.events import Event
 from libs.pooling import Connection
 from tests import commands
 from tests.commands import Done
-from tests.libs.eventing import TYPE, Platform, running, until
+from tests.libs.eventing import TYPE, Platform, running
 from tests.postgres import Database
+from tests.waiting import eventually
 
 NOBODY = "127.0.0.1:1"
 
@@ -64,7 +65,7 @@ async def test_the_table_tells_of_each_topic_and_consumer(platform: Platform) ->
         await platform.emit()
     await platform.subscribe().read(1)
     processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
-    await until(lambda: platform.rows(processed) == [(1,)])
+    await eventually(lambda: platform.rows(processed) == [(1,)])
     done = await outbox(platform)
     assert done.code == 0
     assert "events of booking" in done.stdout

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -26,9 +25,9 @@ from tests.payments.serving import Payments, town
 from tests.postgres import Database
 from tests.serving import Tracking
 from tests.street import Street
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -130,9 +129,9 @@ async def test_the_lesson_under_way_knows_its_drive(services: Services) -> None:
     found, token = await made(services, datetime.now(UTC))
     async with Connection(services.booking.address, token) as connection:
         request = booking_pb2.GetLessonRequest(lesson_id=found.lesson_id)
-        async with asyncio.timeout(PATIENCE_S):
-            while not (lesson := await connection.bookings.GetLesson(request)).trip_id:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        lesson = await eventually(
+            lambda: connection.bookings.GetLesson(request), lambda seen: seen.trip_id
+        )
     assert 500 < lesson.distance_meters < 3_000
 
 

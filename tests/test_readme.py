@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import typer
 
+from libs import cli
 from libs.bootstrap import SERVICES
-from libs.cli import commands
 from libs.local.paths import ROOT
 from tests import walking
 from tests.test_docs import FILES_TO_COME
@@ -58,11 +61,38 @@ def test_every_driveflow_command_and_option_is_known(path: Path) -> None:
 
 def driveflow() -> dict[str, set[str]]:
     """The options of each command."""
-    found = typer.main.get_group(commands()).commands
     return {
-        name: {"--help", *(option for each in command.params for option in each.opts)}
-        for name, command in found.items()
+        name: {"--help", *(option for each in cli.load(name).params for option in each.opts)}
+        for names in cli.COMMANDS.values()
+        for name in names
     }
+
+
+def test_the_list_of_commands_says_of_each_what_it_says_itself() -> None:
+    modules = [
+        import_module(f"libs.cli.{each.name}") for each in pkgutil.iter_modules(cli.__path__)
+    ]
+    found = {
+        module.__name__.rpartition(".")[2]: {
+            name: (command.help or "").partition("\n\n")[0]
+            for name, command in typer.main.get_group(module.app).commands.items()
+        }
+        for module in modules
+        if hasattr(module, "app")
+    }
+    assert found == cli.COMMANDS
+
+
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    """So that it is there at once: together they bring in all of the platform's clients."""
+    script = (
+        "import sys\nfrom libs.cli import main\ntry:\n    main()\nexcept SystemExit:\n"
+        "    print(*sorted(sys.modules))"
+    )
+    command = [sys.executable, "-c", script, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "reconcile" in shown
+    assert not {"grpc", "psycopg", "numpy", "jwt", "libs.client"} & {*shown.split()}
 
 
 def test_readme_has_every_command_and_option_that_it_names_in_its_tables() -> None:

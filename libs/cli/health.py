@@ -51,7 +51,10 @@ def health(
     watch: Annotated[bool, typer.Option(help="Show it again every five seconds.")] = False,
     as_json: session.Json = False,
 ) -> None:
-    """Check everything. Exit code: 0 all is well, 1 a warning, 2 critical, 3 no answer."""
+    """Check the database and the services.
+
+    Exit code: 0 all is well, 1 a warning, 2 critical, 3 no answer.
+    """
     work = _health(checks or [], address, token, watch=watch, as_json=as_json)
     session.run(work, failure=NO_ANSWER)
 

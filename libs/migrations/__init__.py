@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from libs.bootstrap import SERVICES
+from libs.failures import Failure
 
 SERVICES_FOLDER = Path(__file__).resolve().parents[2] / "services"
 SHARED_TABLES = Path(__file__).with_name("shared_tables.sql")
@@ -32,7 +33,7 @@ SHARED = {
 WAIT_S = 60
 
 
-class MigrationFailed(Exception):
+class MigrationFailed(Failure):
     """A migration was refused or the database not reached; the message names which and why."""
 
 

@@ -87,8 +87,8 @@ class Gathering(Generic[Asked, Answer]):
     async def do(self, asked: Asked) -> Answer:
         """The answer.
 
-        A call that is cancelled while it waits was never begun; one that is under way with others
-        may take effect all the same, as if its answer had been lost.
+        A call that is cancelled while it waits was never begun; whether one that is under way with
+        others is dropped is up to `together`.
         """
         if not self._under_way:
             self._under_way = 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
+from typing import Any
 
 from psycopg import errors as pg
 
@@ -58,9 +59,21 @@ async def fulfil(
             return
         against = rules.SLOT_TAKEN
     after = await store.raise_booking_version(conn, org_id, booking_id)
+    policy = await _policy(conn, org_id, before)
     await telling.unfulfillable(
-        conn, org_id, before, after, payment_id=payment_id, reason=against, actor=ACTOR
+        conn, org_id, before, after, payment_id=payment_id, reason=against, actor=ACTOR, **policy
     )
+
+
+async def _policy(conn: Connection, org_id: uuid.UUID, booking: Booking) -> dict[str, Any]:
+    """What payments must know of a booking that was called off when it was to take place: of what
+    was paid before that, the school's policy says what goes back. Nothing of others."""
+    if booking.cancelled_at is None or not await store.was_confirmed(conn, org_id, booking.id):
+        return {}
+    return {
+        "cancel_time": booking.cancelled_at.isoformat(),
+        "refund_cents": booking.refund_cents,
+    }
 
 
 async def _locked(

@@ -12,6 +12,8 @@ Everyone else is judged once more alone.
 
 from __future__ import annotations
 
+import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -95,6 +97,8 @@ class Bid(Generic[Answer]):
     key: idempotency.Key | None
     """Under which its answer is kept; None when nobody asks again."""
     call: calls.Call | None
+    task: asyncio.Task[Any] | None
+    """In which the call waits."""
 
     @classmethod
     def of(
@@ -114,11 +118,20 @@ class Bid(Generic[Answer]):
             actor=telling.caller(),
             key=idempotency.Key.of(order.request) if remembers else None,
             call=calls.current(),
+            task=asyncio.current_task(),
         )
 
     @property
     def keys(self) -> list[idempotency.Key]:
         return [] if self.key is None else [self.key]
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nobody waits for it any more: cancelled, or past its deadline."""
+        task, deadline = self.task, None if self.call is None else self.call.deadline
+        if task is not None and (task.done() or task.cancelling()):
+            return True
+        return deadline is not None and time.monotonic() >= deadline
 
     @property
     def goes_together(self) -> bool:
@@ -436,7 +449,11 @@ async def _ask(
 def _certain(
     group: _Group, free: Sequence[bool], known: Mapping[idempotency.Key, bytes | DomainError]
 ) -> list[_Decided]:
-    """What becomes of the bids whose locks were free, where it does not depend on the others'."""
+    """What becomes of the bids whose locks were free, where it does not depend on the others'.
+
+    Nothing becomes of those that were given up. This is the last look at them: what follows is put
+    ahead, and leaves with the COMMIT before the event loop turns to anyone else.
+    """
     judging = group.judging
     facts = judging.facts
     if not facts or facts[0].time_zone != judging.zone:
@@ -444,7 +461,7 @@ def _certain(
     decided = [
         _decide(bid, [fact], judging.now, known)
         for bid, fact, is_free in zip(group.bids, facts, free, strict=True)
-        if is_free and not fact.overdue_in_the_way
+        if is_free and not fact.overdue_in_the_way and not bid.is_given_up
     ]
     return [each for each in decided if not _is_taken(each.answer)]
 

@@ -88,10 +88,12 @@ async def unfulfillable(
     payment_id: uuid.UUID,
     reason: str,
     actor: str,
+    **extra: Any,
 ) -> None:
     """All that is told of a payment for a booking that can't take place; its status stays.
 
-    `reason` is one of docs/booking.md; payments gives the payment back.
+    `reason` is one of docs/booking.md; payments gives the payment back. `extra` goes into the
+    event.
     """
     why = {"payment_id": str(payment_id), "reason": reason}
     await audit.record(
@@ -104,7 +106,7 @@ async def unfulfillable(
         after={"version": after.version, **why},
         actor=actor,
     )
-    await emit_booking(conn, org_id, after, "booking.unfulfillable", **why)
+    await emit_booking(conn, org_id, after, "booking.unfulfillable", **why, **extra)
     await cache.invalidate(conn, org_id, "booking", after.id)
 
 

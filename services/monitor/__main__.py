@@ -18,17 +18,19 @@ from libs.leader import Leader, at_most_every, forget_requests
 from libs.orgs import Orgs
 from libs.pages import Pages
 from libs.settings import Settings as CommonSettings
-from services.monitor import backlogs, tables
+from services.monitor import backlogs, tables, usage
 from services.monitor.alerting import Alerting
 from services.monitor.checks import ALL
 from services.monitor.exporting import LOOK_EVERY_S as EXPORT_EVERY_S
 from services.monitor.exporting import Exporting
 from services.monitor.health import Health
+from services.monitor.plans import Plans
 from services.monitor.replicas import Replicas
 from services.monitor.schedule import Schedule
 from services.monitor.scraping import Scraping
 from services.monitor.servicer.desk import Desk
 from services.monitor.servicer.monitor import MonitorServicer
+from services.monitor.snapshots import Snapshots
 from services.monitor.webhook import Webhook
 
 LEADER_LOCK = 0x6D6F6E69746F72  # "monitor"
@@ -103,6 +105,8 @@ class Parts:
     health: Health
     schedule: Schedule
     exporting: Exporting
+    snapshots: Snapshots
+    plans: Plans
     alerting: Alerting
     webhook: Webhook | None
 
@@ -130,16 +134,19 @@ async def assemble(
     await health.make_rules()
     every = timedelta(seconds=settings.schedule_s)
     exporting = Exporting(desk, report_every=every)
+    captures = {"tables": tables.capture_tables, "indexes": usage.capture_indexes}
+    snapshots, plans = Snapshots(desk, captures), Plans(desk)
     webhook = _webhook(desk, settings)
     alerting = Alerting(desk, webhook=webhook is not None)
     schedule = Schedule(
         desk,
         health,
         every=every,
-        snapshots=[lambda: tables.capture_tables(desk, desk.clock())],
-        told=[exporting.told, alerting.told],
+        snapshots=[snapshots.take_scheduled, plans.verify_when_due],
+        # What Prometheus is told counts the alerts that are open then.
+        told=[alerting.told, exporting.told],
     )
-    return Parts(desk, health, schedule, exporting, alerting, webhook)
+    return Parts(desk, health, schedule, exporting, snapshots, plans, alerting, webhook)
 
 
 async def build(
@@ -153,7 +160,7 @@ async def build(
     serving.add(
         monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"],
         monitor_pb2_grpc.add_MonitorServiceServicer_to_server,
-        MonitorServicer(parts.desk, parts.health),
+        MonitorServicer(parts.desk, parts.health, parts.snapshots, parts.plans),
         long_calls_s=LONG_CALLS_S,
     )
     return serving
@@ -167,6 +174,7 @@ def maintenance(parts: Parts, dsn: str) -> Leader:
         ("health", parts.schedule.when_due),
         ("forget reports", at_most_every(FORGET_S, parts.schedule.forget)),
         ("forget requests", at_most_every(FORGET_S, forget)),
+        ("forget snapshots", at_most_every(FORGET_S, parts.snapshots.forget)),
         ("forget alerts", at_most_every(FORGET_S, parts.alerting.forget)),
         ("thin snapshots", at_most_every(FORGET_S, partial(tables.thin_snapshots, parts.desk))),
     ]

@@ -58,32 +58,38 @@ async def keep_payment(
             after.id, after.currency, after.captured_cents, after.application_fee_cents
         )
         await ledger_store.move_money(conn, org_id, charged)
-    after = await _keep_share(conn, org_id, after)
+    after = await _keep_share(conn, org_id, after, after.id)
     saved = await store.save_payment(conn, org_id, after, now)
     if _is_news(before, saved):
         await telling.payment_changed(conn, org_id, before, saved, action)
     return saved
 
 
-async def _keep_share(conn: Connection, org_id: uuid.UUID, after: Payment) -> Payment:
-    """The instructor's share is due once it is paid and driven, until all of it went back."""
+async def _keep_share(
+    conn: Connection, org_id: uuid.UUID, after: Payment, cause_id: uuid.UUID
+) -> Payment:
+    """The instructor's share is due once it is paid and driven, until all of it went back; and
+    again when that turns out not to be so, by the refund or dispute that was the cause.
+
+    Who made it due is the source of both movements: each moves it once there and once back.
+    """
     if after.lesson_completed_at is None or after.instructor_share_cents == 0:
         return after
-    if after.share_status == "none" and after.status in REFUNDABLE:
-        status = "due"
+    if after.share_status != "due" and after.status in REFUNDABLE:
+        status, source_id = "due", after.id if after.share_status == "none" else cause_id
     elif after.share_status == "due" and after.status == "refunded" and after.payout_id is None:
-        status = "void"
+        status, source_id = "void", after.share_source_id or after.id
     else:
         return after
     moved = ledger.share(
         f"share_{status}",
-        after.id,
+        source_id,
         after.currency,
         after.instructor_id,
         after.instructor_share_cents,
     )
     await ledger_store.move_money(conn, org_id, moved)
-    return replace(after, share_status=status)
+    return replace(after, share_status=status, share_source_id=source_id)
 
 
 async def ask_refund(
@@ -147,7 +153,7 @@ async def keep_refund(
     saved = await refund_store.save_refund(conn, org_id, after, now)
     if saved.status != before.status:
         await telling.refund_changed(conn, org_id, before, saved)
-        changed = await _restand(conn, org_id, payment, given_back, now)
+        changed = await _restand(conn, org_id, payment, given_back, now, saved.id)
         if saved.status == "succeeded":
             await telling.refunded(conn, org_id, changed, saved, given_back)
     return saved
@@ -213,7 +219,7 @@ async def keep_dispute(
         after = await refund_store.save_dispute(conn, org_id, after, now)
     await _move_disputed(conn, org_id, before, after)
     given_back = await refund_store.sum_refunds(conn, org_id, payment.id)
-    changed = await _restand(conn, org_id, payment, given_back, now)
+    changed = await _restand(conn, org_id, payment, given_back, now, after.id)
     await telling.disputed(conn, org_id, changed, after)
 
 
@@ -237,14 +243,20 @@ def _withdrawn(dispute: Dispute) -> bool:
 
 
 async def _restand(
-    conn: Connection, org_id: uuid.UUID, payment: Payment, given_back_cents: int, now: datetime
+    conn: Connection,
+    org_id: uuid.UUID,
+    payment: Payment,
+    given_back_cents: int,
+    now: datetime,
+    cause_id: uuid.UUID,
 ) -> Payment:
-    """The payment's status by its refunds and disputes; always a new version, for the event."""
+    """The payment's status by its refunds and disputes, one of which is the cause; always a new
+    version, for the event."""
     if await refund_store.is_held_back(conn, org_id, payment.id):
         after = replace(payment, status="disputed")
     else:
         after = payment.after_refunds(given_back_cents)
-    after = await _keep_share(conn, org_id, after)
+    after = await _keep_share(conn, org_id, after, cause_id)
     return await store.save_payment(conn, org_id, after, now)
 
 

@@ -190,10 +190,10 @@ class Charging:
             return await refund_store.save_refund(conn, org_id, after, now)
 
 
-def backoff(attempts: int) -> timedelta:
+def backoff(attempts: int, max_s: float = BACKOFF_MAX_S) -> timedelta:
     """How long to wait after so many failed attempts: 1 s, 2 s, 4 s … five minutes, blurred."""
-    longest = min(2.0 ** min(attempts, 20), BACKOFF_MAX_S)
-    return timedelta(seconds=longest * random.uniform(0.75, 1.25))  # noqa: S311
+    pause_s = min(2.0 ** min(attempts, 20), max_s)
+    return timedelta(seconds=pause_s * random.uniform(0.75, 1.25))  # noqa: S311
 
 
 def _next_key(current: int, used: int, error: StripeUnavailable) -> int:

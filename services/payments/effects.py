@@ -15,7 +15,7 @@ from libs import audit
 from libs.events import Effect, Event, tenants
 from libs.pooling import Connection
 from services.payments import books
-from services.payments.model.payments import REFUNDABLE, WAITING, Payment
+from services.payments.model.payments import REFUNDABLE, WAITING, Payment, of_lesson
 from services.payments.store import payments as store
 from services.payments.store import refunds as refund_store
 
@@ -40,29 +40,45 @@ async def refund_cancelled(clock: Clock, conn: Connection, event: Event) -> None
 
 
 async def refund_unfulfillable(clock: Clock, conn: Connection, event: Event) -> None:
-    """It was paid when the slot was no longer to be had: all of it goes back."""
+    """It was paid when the slot was no longer to be had: all of it goes back.
+
+    But if it was paid before a cancellation by the policy, of which booking heard first: then what
+    that says, unless it went back when we heard of the cancellation.
+    """
     payment_id = uuid.UUID(event.payload["payment_id"])
     payment = await store.lock_payment(conn, event.org_id, payment_id)
     if payment is None:
         raise LookupError(f"no payment {payment_id}")
-    amount = payment.refundable_cents
-    await _refund(conn, event.org_id, payment, amount, "booking_unfulfillable", clock())
+    amount, cause = payment.refundable_cents, "booking_unfulfillable"
+    if _paid_before(payment, event.payload.get("cancel_time")):
+        done = await refund_store.sum_policy_refunds(conn, event.org_id, payment.id)
+        amount = min(amount, int(event.payload["refund_cents"]) - done)
+        cause = "booking_cancelled"
+    await _refund(conn, event.org_id, payment, amount, cause, clock())
+
+
+def _paid_before(payment: Payment, cancel_time: str | None) -> bool:
+    """Whether it was, as far as Stripe's whole seconds tell."""
+    if cancel_time is None or payment.captured_at is None:
+        return False
+    return payment.captured_at <= datetime.fromisoformat(cancel_time)
 
 
 async def share_due(clock: Clock, conn: Connection, event: Event) -> None:
     """The lesson was given: the instructor's share is due, now or as soon as it is paid."""
-    for payment in await _payments(conn, event):
-        if payment.lesson_completed_at is not None or payment.status in {"cancelled", "refunded"}:
-            continue
-        driven = replace(
-            payment,
-            lesson_completed_at=event.create_time,
-            instructor_id=uuid.UUID(event.payload["instructor_id"]),
-            instructor_share_cents=int(event.payload["instructor_share_cents"]),
-        )
-        await books.keep_payment(
-            conn, event.org_id, payment, driven, clock(), action="lesson_completed"
-        )
+    payments = await _payments(conn, event)
+    payment = of_lesson(payments)
+    if payment is None or any(each.lesson_completed_at is not None for each in payments):
+        return
+    driven = replace(
+        payment,
+        lesson_completed_at=event.create_time,
+        instructor_id=uuid.UUID(event.payload["instructor_id"]),
+        instructor_share_cents=int(event.payload["instructor_share_cents"]),
+    )
+    await books.keep_payment(
+        conn, event.org_id, payment, driven, clock(), action="lesson_completed"
+    )
 
 
 async def erase_student(conn: Connection, event: Event) -> None:

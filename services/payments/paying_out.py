@@ -19,10 +19,10 @@ from libs.orgs import Orgs
 from libs.pooling import Connection
 from services.payments import books, telling
 from services.payments.books import CALL_WITHIN
-from services.payments.charging import KEYS_LIVE, backoff
+from services.payments.charging import BACKOFF_MAX_S, KEYS_LIVE, backoff
 from services.payments.model import ledger
 from services.payments.model.payments import Payment
-from services.payments.model.payouts import PASSING, Payout, is_taken_back, items
+from services.payments.model.payouts import Payout, is_taken_back, items
 from services.payments.model.stripe import Transfer
 from services.payments.store import ledger as ledger_store
 from services.payments.store import payouts as store
@@ -32,6 +32,8 @@ MOVES = {"paid": "payout", "reversed": "payout_reversal"}
 """What the ledger calls the step to a status."""
 RELEASES = frozenset({"failed", "reversed"})
 """The payments can be paid out by another."""
+PASSING_MAX_S = 3600.0
+"""Whether the school's money has arrived is asked so often: each time is two calls."""
 Answer = TypeVar("Answer")
 
 
@@ -94,7 +96,7 @@ class PayingOut:
         except StripeUnavailable as error:
             return await self._again(org_id, payout, kept=error.kept)
         except StripeRefused as error:
-            if error.code in PASSING:
+            if payout.may_pass(error.code, self._clock()):
                 # The school's money is on its way. Stripe keeps this refusal under the key, so the
                 # next attempt has another one; under the old nothing was made nor will be, and it
                 # is looked for first all the same.
@@ -165,7 +167,7 @@ class PayingOut:
             before = await _lock(conn, org_id, payout.id)
             if not (before.is_open or before.is_reversing):
                 return before
-            again_at = now + backoff(before.attempts)
+            again_at = now + backoff(before.attempts, PASSING_MAX_S if code else BACKOFF_MAX_S)
             after = before.tried(payout.key_generation, kept, again_at)
             after = replace(after, failure_code=code or before.failure_code)
             return await _keep(conn, org_id, before, after, now)

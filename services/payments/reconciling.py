@@ -3,6 +3,9 @@
 What is paid or transferred is compared from both sides. Stripe's lists are read first, each thing
 in them looked up here by its id, whenever we date it; then what we date within the period and the
 lists had not is asked for singly. A run's place is kept in memory alone: cut off, it begins anew.
+
+A run is claimed in the database by the number of the attempt, which each write checks and which
+nobody raises while pages go on: of two processes that both think they lead, one carries it out.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ PAGE = 50
 ASKED_A_PAGE = 10
 """Things that Stripe's lists had not, of a page of ours: each is a call."""
 SECOND = timedelta(seconds=1)
+CLAIM = timedelta(seconds=60)
+"""So long after its last page a run is still its process's; then another begins it anew."""
 ABSENT = "resource_missing"
 Thing = TypeVar("Thing", Charge, Transfer)
 
@@ -71,7 +76,7 @@ class Reconciling:
         if run is None:
             return
         if comparison is None or not comparison.is_of(run):
-            comparison = await self._take_up(org_id, run)
+            comparison = None if run.is_claimed else await self._take_up(org_id, run)
         if comparison is None:
             return
         with suppress(TakenOver):
@@ -85,7 +90,7 @@ class Reconciling:
             await self._end(org_id, run, "failed", why)
             return None
         async with self._orgs.write(org_id) as conn:
-            begun = await store.begin_run(conn, org_id, run)
+            begun = await store.begin_run(conn, org_id, run, CLAIM)
             if begun is None:
                 return None
             await store.delete_discrepancies(conn, org_id, run.id)
@@ -333,7 +338,7 @@ class Comparison:
             return
         shown = Tally.of(found)
         async with self._orgs.write(self._org_id) as conn:
-            if not await store.advance_run(conn, self._org_id, self.run, shown):
+            if not await store.advance_run(conn, self._org_id, self.run, shown, CLAIM):
                 raise TakenOver
             await self._add(conn, shown.differences)
 

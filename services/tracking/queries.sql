@@ -135,7 +135,7 @@ SELECT ts, lat, lng, "speedKph"
 -- name: read_points
 -- All points of a trip as stored integers, for its summary: time in us, degrees in millionths,
 -- speed in hundredths of km/h (-1 = none).
-SELECT DISTINCT ON (ts) (extract(epoch FROM ts) * 1000000)::bigint, (lat * 1000000)::int,
+SELECT DISTINCT ON (ts) (pg_catalog.extract('epoch', ts) * 1000000)::bigint, (lat * 1000000)::int,
        (lng * 1000000)::int, coalesce(("speedKph" * 100)::int, -1)
   FROM ((SELECT ts, lat, lng, "speedKph" FROM "TripPoint"
           WHERE "orgId" = %(org_id)s::uuid AND "tripId" = %(trip_id)s::uuid

@@ -20,13 +20,14 @@ from libs.events.consumer import Consumer
 from libs.orgs import Orgs
 from libs.server import Server
 from services.booking import effects
-from tests.booking.stories import School, eventually
+from tests.booking.stories import School
 from tests.booking.sweeping import Swept, swept
 from tests.libs import eventing
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database
 from tests.serving import Clock
 from tests.tracking.stories import rows
+from tests.waiting import eventually
 
 TAKEN = """
 SELECT count(*) FROM payments."Outbox" AS o

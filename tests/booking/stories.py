@@ -18,9 +18,9 @@ from driveflow.booking.v1.directory_pb2_grpc import DirectoryServiceStub
 from libs import issuer
 from libs.client import Connection
 from tests.booking.serving import Booking
-from tests.tracking.stories import eventually, refused, rows
+from tests.tracking.stories import refused, rows
 
-__all__ = ["School", "at", "eventually", "morning", "on", "refused"]
+__all__ = ["School", "at", "morning", "on", "refused"]
 
 ZONE = "Australia/Sydney"
 OPENS, CLOSES = 8 * 60, 20 * 60

@@ -20,7 +20,8 @@ from libs import audit, issuer
 from libs.consistency import KEY
 from services.booking.store import directory as store
 from tests.booking.serving import Booking
-from tests.booking.stories import School, eventually, on, reason_of, refused, request_id
+from tests.booking.stories import School, on, reason_of, refused, request_id
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

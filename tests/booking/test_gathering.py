@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,8 @@ from libs import scoped
 from libs.consistency import KEY
 from services.booking import gathering, locks
 from services.booking.gathering import TOGETHER_MAX, Gathering
-from tests.booking.stories import School, at, eventually, morning, reason_of, request_id
+from tests.booking.stories import School, at, morning, reason_of, request_id
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -339,16 +341,60 @@ async def test_an_id_whose_day_is_over_may_be_used_again(school: School) -> None
     assert await made(school, asked) == [second]
 
 
-async def test_a_lock_that_one_waits_for_does_not_keep_the_others(school: School) -> None:
-    """Someone else has the second instructor's time, and keeps it."""
-    stub, key = school.bookings(), locks.key
-    mine = key(school.org_id, "instructor", uuid.UUID(school.instructors[1].id))
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+async def test_who_gives_up_while_it_is_judged_with_others_is_not_placed(
+    school: School, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    stub, trip, load = school.bookings(), scoped.Connection._trip, school.service.server._chain.load
+    asked = request(booking(school, 6))
+    judged: list[str] = []
+
+    async def watched(conn: Any, batch: Any, **options: Any) -> Any:
+        answer = await trip(conn, batch, **options)
+        names = [each.statement.observe.name for each in batch]
+        if {"booking.try_locks", "booking.judge_starts"} <= {*names} and not judged:
+            # All of the group are judged; what is to be written leaves with the COMMIT.
+            judged.extend(names)
+            under_way = load.calls
+            if how == "cancelled":
+                gone.cancel()
+            await eventually(lambda: load.calls < under_way)
+        return answer
+
+    monkeypatch.setattr(scoped.Connection, "_trip", watched)
+    with keeping(school, school.instructors[1].id):
+        stuck = stub.CreateBooking(request(booking(school, 5, instructor=1)))
+        await eventually(lambda: load.calls)
+        stay = [stub.CreateBooking(request(booking(school, hour))) for hour in range(4)]
+        gone = stub.CreateBooking(asked, timeout=1.0)
+        made_together = await asyncio.gather(*stay)
+    expected = {each.id for each in (*made_together, await stuck)}
+    assert judged
+    assert (await gone.code()).name == {"cancelled": "CANCELLED", "expired": "DEADLINE_EXCEEDED"}[
+        how
+    ]
+    listed = await stub.ListBookings(pb.ListBookingsRequest(page_size=50))
+    assert {found.id for found in listed.bookings} == expected
+    (again,) = await made(school, asked)
+    assert again.start_time == asked.booking.start_time
+
+
+@contextmanager
+def keeping(school: School, instructor_id: str) -> Iterator[None]:
+    """Someone else has an instructor's time, and keeps it."""
+    key = locks.key(school.org_id, "instructor", uuid.UUID(instructor_id))
     with psycopg.connect(school.service.database.admin_dsn, autocommit=True) as admin:
-        admin.execute("SELECT pg_advisory_lock(%s)", [mine])
+        admin.execute("SELECT pg_advisory_lock(%s)", [key])
+        yield
+        admin.execute("SELECT pg_advisory_unlock(%s)", [key])
+
+
+async def test_a_lock_that_one_waits_for_does_not_keep_the_others(school: School) -> None:
+    stub = school.bookings()
+    with keeping(school, school.instructors[1].id):
         free = [stub.CreateBooking(request(booking(school, hour))) for hour in range(6)]
         stuck = stub.CreateBooking(request(booking(school, 6, instructor=1)))
         more = [stub.CreateBooking(request(booking(school, hour))) for hour in range(7, 12)]
         assert len({each.id for each in await asyncio.gather(*free, *more)}) == 11
         assert not stuck.done()
-        admin.execute("SELECT pg_advisory_unlock(%s)", [mine])
     assert (await stuck).instructor_id == school.instructors[1].id

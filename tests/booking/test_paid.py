@@ -25,8 +25,9 @@ from tests import postgres
 from tests.booking import lives, paying
 from tests.booking.lives import moment
 from tests.booking.paying import Intake, Office
-from tests.booking.stories import School, eventually, morning, on, request_id
+from tests.booking.stories import School, morning, on, request_id
 from tests.postgres import Database
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -23,7 +23,8 @@ from services.booking.store import bookings as store
 from tests.booking import calendars, lives
 from tests.booking.lives import moment
 from tests.booking.serving import Booking, serving
-from tests.booking.stories import School, at, eventually, morning, on, reason_of, refused
+from tests.booking.stories import School, at, morning, on, reason_of, refused
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -20,8 +20,9 @@ from services.booking.servicer import stats
 from services.booking.store.stats import REFRESH_LOCK
 from tests.booking import calendars, lives
 from tests.booking.lives import moment
-from tests.booking.stories import School, eventually, morning, reason_of
+from tests.booking.stories import School, morning, reason_of
 from tests.booking.test_lessons import taught
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

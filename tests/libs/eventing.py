@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,8 +26,8 @@ from libs.server import Server
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database
 from tests.serving import SCHOOL, Clock
+from tests.waiting import PATIENCE_S
 
-PATIENCE_S = 20.0
 TYPE = "lesson.completed"
 
 
@@ -219,17 +218,6 @@ async def consuming(consumer: Consumer) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
-    """Wait for a condition."""
-    give_up = time.monotonic() + PATIENCE_S
-    while True:
-        met = condition()
-        if met if isinstance(met, bool) else await met:
-            return
-        assert time.monotonic() < give_up, "waited in vain"
-        await asyncio.sleep(0.02)
 
 
 async def note(conn: pooling.Connection, event: Event) -> None:

@@ -21,6 +21,7 @@ from libs.orgs import Orgs
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database
 from tests.serving import OTHER_SCHOOL, SCHOOL
+from tests.waiting import eventually
 
 SETTING = b"SELECT current_setting('driveflow.org_id', true)"
 TIMEOUT = b"SELECT current_setting('statement_timeout')"
@@ -68,9 +69,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 async def ready(batches: Batches) -> None:
-    async with asyncio.timeout(READY_WITHIN_S):
-        while not batches.has_room:  # noqa: ASYNC110 (nothing tells)
-            await asyncio.sleep(0.01)
+    await eventually(lambda: batches.has_room, within_s=READY_WITHIN_S)
 
 
 async def one(reader: Any, query: bytes, params: Any = None) -> Any:

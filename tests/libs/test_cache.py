@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from libs.orgs import Orgs
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database
 from tests.serving import OTHER_SCHOOL, SCHOOL
+from tests.waiting import eventually
 
 KIND = "thing"
 THING = UUID(int=7)
@@ -59,7 +60,7 @@ class Process:
         """A cache with its own LISTEN connection, as another process has it."""
         made = Cache(self.orgs.pool, clock=lambda: self.clock[0], **options)
         background.run(self.stack, made.run())
-        await until(lambda: made.listening)
+        await eventually(lambda: made.listening)
         return made
 
     async def change(self, *ids: UUID | str, org_id: UUID = SCHOOL) -> Token:
@@ -88,12 +89,6 @@ async def process(database: Database, tmp_path: Path) -> AsyncIterator[Process]:
     pool = pooling.create("tracking", database.dsn("tracking"), settings, max_size=8)
     async with pool, AsyncExitStack() as stack:
         yield Process(database, Orgs(pool), stack)
-
-
-async def until(condition: Callable[[], object], within_s: float = 10) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 (what it waits for tells nobody)
-            await asyncio.sleep(0.002)
 
 
 async def turn() -> None:
@@ -220,7 +215,7 @@ async def test_a_value_is_kept_though_all_who_asked_gave_up(process: Process) ->
     asking.cancel()
     await turn()
     opened(fill).set()
-    await until(lambda: kept.hit(SCHOOL, KIND, THING))
+    await eventually(lambda: kept.hit(SCHOOL, KIND, THING))
     assert fill.begun == 1
 
 
@@ -268,8 +263,8 @@ async def test_a_change_is_forgotten_by_all_processes_within_a_second(process: P
         await each.get(SCHOOL, KIND, other, fill)
         await each.get(OTHER_SCHOOL, KIND, THING, fill)
     await process.change(THING)
-    await until(lambda: not ours.hit(SCHOOL, KIND, THING), 1)
-    await until(lambda: not theirs.hit(SCHOOL, KIND, THING), 1)
+    await eventually(lambda: not ours.hit(SCHOOL, KIND, THING), within_s=1)
+    await eventually(lambda: not theirs.hit(SCHOOL, KIND, THING), within_s=1)
     for each in (ours, theirs):
         assert each.hit(SCHOOL, KIND, other)
         assert each.hit(OTHER_SCHOOL, KIND, THING)
@@ -283,7 +278,7 @@ async def test_a_change_that_is_rolled_back_forgets_nothing(process: Process) ->
     with pytest.raises(ZeroDivisionError):
         await roll_back(process)
     await process.change(marker)
-    await until(lambda: not kept.hit(SCHOOL, KIND, marker))
+    await eventually(lambda: not kept.hit(SCHOOL, KIND, marker))
     assert kept.hit(SCHOOL, KIND, THING)
 
 
@@ -304,7 +299,7 @@ async def test_more_than_fits_forgets_all_of_the_kind_in_the_school(
     for org_id, kind in ((SCHOOL, KIND), (OTHER_SCHOOL, KIND), (SCHOOL, "other")):
         await kept.get(org_id, kind, THING, fill)
     await process.change(*ids)
-    await until(lambda: not kept.hit(SCHOOL, KIND, THING))
+    await eventually(lambda: not kept.hit(SCHOOL, KIND, THING))
     assert kept.hit(OTHER_SCHOOL, KIND, THING)
     assert kept.hit(SCHOOL, "other", THING)
 
@@ -315,7 +310,7 @@ async def test_a_hundred_things_are_forgotten_by_name(process: Process) -> None:
     for each in (*ids, THING):
         await kept.get(SCHOOL, KIND, each, fill)
     await process.change(*ids)
-    await until(lambda: not any(kept.hit(SCHOOL, KIND, each) for each in ids))
+    await eventually(lambda: not any(kept.hit(SCHOOL, KIND, each) for each in ids))
     assert kept.hit(SCHOOL, KIND, THING)
 
 
@@ -329,7 +324,7 @@ async def test_after_a_message_that_it_does_not_know_nothing_is_sure(
         await conn.execute(
             b"SELECT pg_notify(%s::text, %s::text)", ["driveflow_cache_tracking", payload]
         )
-    await until(lambda: not kept.hit(SCHOOL, KIND, THING))
+    await eventually(lambda: not kept.hit(SCHOOL, KIND, THING))
 
 
 async def test_a_fill_that_began_before_the_change_is_not_kept(process: Process) -> None:
@@ -339,7 +334,7 @@ async def test_a_fill_that_began_before_the_change_is_not_kept(process: Process)
     before = asyncio.create_task(kept.get(SCHOOL, KIND, THING, old))
     await turn()
     await process.change(THING, marker)
-    await until(lambda: not kept.hit(SCHOOL, KIND, marker))
+    await eventually(lambda: not kept.hit(SCHOOL, KIND, marker))
     async with asyncio.timeout(5):
         assert await kept.get(SCHOOL, KIND, THING, Fill("new")) == "new"
     opened(old).set()
@@ -354,7 +349,7 @@ async def test_a_late_fill_is_not_kept_when_nobody_asked_since(process: Process)
     before = asyncio.create_task(kept.get(SCHOOL, KIND, THING, old))
     await turn()
     await process.change(marker, *(str(n) for n in range(101)))  # all of the kind
-    await until(lambda: not kept.hit(SCHOOL, KIND, marker))
+    await eventually(lambda: not kept.hit(SCHOOL, KIND, marker))
     opened(old).set()
     assert await before == "old"
     assert kept.hit(SCHOOL, KIND, THING) is None
@@ -387,9 +382,9 @@ async def test_a_cut_connection_empties_the_cache_until_another_listens(process:
     for number in range(20):
         assert await kept.get(SCHOOL, KIND, THING, Fill(number)) == number
         assert process.cut() == 1
-        await until(lambda: not kept.listening, 1)
+        await eventually(lambda: not kept.listening, within_s=1)
         assert await kept.get(SCHOOL, KIND, THING, Fill("bypass")) == "bypass"
-        await until(lambda: kept.listening, 3)
+        await eventually(lambda: kept.listening, within_s=3)
         assert kept.hit(SCHOOL, KIND, THING) is None
 
 
@@ -398,11 +393,11 @@ async def test_what_changed_while_nobody_listened_is_not_handed_out(process: Pro
     before = asyncio.create_task(kept.get(SCHOOL, KIND, THING, old))
     await turn()
     process.cut()
-    await until(lambda: not kept.listening)
+    await eventually(lambda: not kept.listening)
     deaf = asyncio.create_task(kept.get(SCHOOL, KIND, "deaf", old))
     await turn()
     await process.change(THING)
-    await until(lambda: kept.listening)
+    await eventually(lambda: kept.listening)
     opened(old).set()
     assert [await before, await deaf] == ["old", "old"]
     assert kept.hit(SCHOOL, KIND, THING) is None
@@ -421,10 +416,10 @@ async def test_a_connection_that_no_longer_answers_counts_as_lost(
         return await answer(conn)
 
     monkeypatch.setattr(consistency, "position", silence)
-    await until(lambda: not kept.listening, 2)
+    await eventually(lambda: not kept.listening, within_s=2)
     assert kept.hit(SCHOOL, KIND, THING) is None
     silent.set()
-    await until(lambda: kept.listening, 2)
+    await eventually(lambda: kept.listening, within_s=2)
 
 
 # --- consistency ---
@@ -451,9 +446,7 @@ async def test_a_value_serves_the_tokens_of_writes_before_it(process: Process) -
         await kept.get(SCHOOL, KIND, THING, fill, at_least=token)
         return kept.hit(SCHOOL, KIND, THING, token) is not None
 
-    async with asyncio.timeout(3):
-        while not await served():  # noqa: ASYNC110 (the cache learns it four times a second)
-            await asyncio.sleep(0.01)
+    await eventually(served, within_s=3)  # the cache learns it four times a second
     assert kept.hit(SCHOOL, KIND, THING, Token(token.timeline + 1, 0)) is None
 
 

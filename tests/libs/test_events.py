@@ -23,9 +23,10 @@ from libs.events import Event, tenants
 from libs.events.tidy import Tidy
 from libs.pooling import Connection, connection
 from libs.service_tokens import ServiceTokens
-from tests.libs.eventing import TYPE, Platform, consuming, note, noted, running, until
+from tests.libs.eventing import TYPE, Platform, consuming, note, noted, running
 from tests.postgres import Database
 from tests.serving import OTHER_SCHOOL, SCHOOL
+from tests.waiting import eventually
 
 WORKERS = 8
 TRANSACTIONS = 200
@@ -126,10 +127,10 @@ async def test_effects_happen_once_each_and_in_order(platform: Platform) -> None
     aggregates = [await platform.emit() for _ in range(3)]
     emitted = [(aggregate, 1) for aggregate in aggregates]
     async with consuming(platform.consumer({TYPE: note})):
-        await until(lambda: noted(platform) == emitted)
+        await eventually(lambda: noted(platform) == emitted)
         for version in range(2, 250):
             emitted.append((await platform.emit(aggregates[0]), version))  # noqa: PERF401
-        await until(lambda: len(noted(platform)) >= len(emitted))
+        await eventually(lambda: len(noted(platform)) >= len(emitted))
     assert noted(platform) == emitted
 
 
@@ -139,7 +140,7 @@ async def test_a_consumer_that_dies_before_it_acknowledges_has_each_effect_once(
     emitted = [(await platform.emit(), 1) for _ in range(300)]
     for died_after in (1, 100, 200):
         async with consuming(platform.consumer({TYPE: note})):
-            await until(lambda least=died_after: len(noted(platform)) >= least)  # type: ignore[misc]
+            await eventually(lambda least=died_after: len(noted(platform)) >= least)  # type: ignore[misc]
     received = [pb.SubscribeResponse(event=event) for event in await platform.subscribe().read(300)]
     last = platform.consumer({TYPE: note})
     for start in range(0, 300, 100):
@@ -152,7 +153,7 @@ async def test_two_processes_of_a_consumer_have_each_effect_once(platform: Platf
     consumers = [platform.consumer({TYPE: note}) for _ in range(2)]
     async with consuming(consumers[0]), consuming(consumers[1]):
         emitted = [(await platform.emit(), 1) for _ in range(100)]
-        await until(lambda: len(noted(platform)) >= 100)
+        await eventually(lambda: len(noted(platform)) >= 100)
     assert noted(platform) == emitted
 
 
@@ -170,16 +171,16 @@ async def test_a_failing_effect_parks_its_aggregate_and_lets_the_others_go_on(
     for aggregate in (bad, good, bad, good, bad):
         await platform.emit(aggregate)
     async with consuming(platform.consumer({TYPE: effect})):
-        await until(lambda: noted(platform) == [(good, 1), (good, 2)])
+        await eventually(lambda: noted(platform) == [(good, 1), (good, 2)])
         parked = await platform.operator().GetBacklog(pb.GetBacklogRequest())
         assert parked.parked_count == 0  # they are parked at the consumer
         query = 'SELECT attempts >= 1, "lastError" FROM payments."ParkedEvent" ORDER BY "eventId"'
-        await until(lambda: len(platform.rows(query)) == 3)
+        await eventually(lambda: len(platform.rows(query)) == 3)
         kind = "RuntimeError INTERNAL"
         assert platform.rows(query) == [(True, kind), (False, ""), (False, "")]
         mended = True
         await platform.emit(bad)
-        await until(lambda: len(noted(platform)) == 6)
+        await eventually(lambda: len(noted(platform)) == 6)
     assert noted(platform)[2:] == [(bad, 1), (bad, 2), (bad, 3), (bad, 4)]
     assert platform.rows(query) == []
 
@@ -196,9 +197,9 @@ async def test_an_effect_that_calls_itself_unavailable_is_parked_and_holds_nobod
 
     emitted = [await platform.emit(aggregate) for aggregate in (uuid4(), bad, uuid4())]
     async with consuming(platform.consumer({TYPE: effect})):
-        await until(lambda: len(noted(platform)) == 2)
+        await eventually(lambda: len(noted(platform)) == 2)
         query = 'SELECT "aggregateId", "lastError" FROM payments."ParkedEvent"'
-        await until(lambda: platform.rows(query) == [(bad, "PROVIDER_DOWN")])
+        await eventually(lambda: platform.rows(query) == [(bad, "PROVIDER_DOWN")])
     assert noted(platform) == [(emitted[0], 1), (emitted[2], 1)]
 
 
@@ -215,9 +216,9 @@ async def test_of_many_events_the_failing_ones_alone_are_parked(platform: Platfo
         for aggregate in aggregates:
             await platform.emit_in(conn, aggregate)
     async with consuming(platform.consumer({TYPE: effect})):
-        await until(lambda: len(noted(platform)) == 96)
+        await eventually(lambda: len(noted(platform)) == 96)
         query = 'SELECT "aggregateId" FROM payments."ParkedEvent"'
-        await until(lambda: {id_ for (id_,) in platform.rows(query)} == bad)
+        await eventually(lambda: {id_ for (id_,) in platform.rows(query)} == bad)
     good = [(aggregate, 1) for aggregate in aggregates if aggregate not in bad]
     assert noted(platform) == good
 
@@ -235,7 +236,7 @@ async def test_effects_of_many_schools_in_one_transaction_stay_with_their_school
     for place, school in enumerate(schools):
         await platform.emit(org_id=school, fails=place == 1)
     async with consuming(platform.consumer({TYPE: effect})):
-        await until(lambda: len(noted(platform)) == 3)
+        await eventually(lambda: len(noted(platform)) == 3)
     for table in ("AuditLog", "Outbox"):
         rows = platform.rows(f'SELECT "orgId" FROM payments."{table}" ORDER BY id')
         assert [school for (school,) in rows] == [SCHOOL, SCHOOL, OTHER_SCHOOL]
@@ -254,9 +255,9 @@ async def test_what_cannot_be_committed_is_parked_alone(platform: Platform) -> N
 
     emitted = [(await platform.emit(collides=place == 1), 1) for place in range(3)]
     async with consuming(platform.consumer({TYPE: effect})):
-        await until(lambda: len(noted(platform)) == 2)
+        await eventually(lambda: len(noted(platform)) == 2)
         query = 'SELECT "aggregateId" FROM payments."ParkedEvent"'
-        await until(lambda: platform.rows(query) == [(emitted[1][0],)])
+        await eventually(lambda: platform.rows(query) == [(emitted[1][0],)])
     assert noted(platform) == [emitted[0], emitted[2]]
 
 
@@ -265,7 +266,7 @@ async def test_events_that_nobody_knows_are_passed_over(platform: Platform) -> N
     aggregate = await platform.emit()
     await platform.emit(kind="org.created")
     async with consuming(platform.consumer({TYPE: note})):
-        await until(lambda: noted(platform) == [(aggregate, 1)])
+        await eventually(lambda: noted(platform) == [(aggregate, 1)])
     assert platform.rows('SELECT count(*) FROM payments."ParkedEvent"') == [(0,)]
 
 
@@ -278,7 +279,7 @@ async def test_a_consumer_waits_for_its_producer_however_long(
     async with consuming(platform.consumer({TYPE: note})):
         assert noted(platform) == []
         async with running(platform.database, tmp_path, platform.key, listen=listen):
-            await until(lambda: noted(platform) == [(aggregate, 1)])
+            await eventually(lambda: noted(platform) == [(aggregate, 1)])
 
 
 async def test_the_list_of_schools_follows_bookings_events(platform: Platform) -> None:
@@ -286,9 +287,9 @@ async def test_the_list_of_schools_follows_bookings_events(platform: Platform) -
         await platform.emit(SCHOOL, kind=kind)
     query = 'SELECT "orgId", active FROM payments."Tenant"'
     async with consuming(platform.consumer(tenants.EFFECTS)):
-        await until(lambda: platform.rows(query) == [(SCHOOL, False)])
+        await eventually(lambda: platform.rows(query) == [(SCHOOL, False)])
         await platform.emit(SCHOOL, kind="org.resumed")
-        await until(lambda: platform.rows(query) == [(SCHOOL, True)])
+        await eventually(lambda: platform.rows(query) == [(SCHOOL, True)])
 
 
 # --- schools -----------------------------------------------------------------------------------
@@ -316,7 +317,7 @@ async def test_following_a_school_begins_now_and_goes_on_behind_a_cursor(
     await platform.emit()
     async with aclosing(platform.events.follow(SCHOOL, ["lesson"])) as feed:
         following = asyncio.ensure_future(anext(feed))
-        await until(lambda: platform.events._feed.head is not None)
+        await eventually(lambda: platform.events._feed.head is not None)
         await platform.emit(org_id=OTHER_SCHOOL)
         await platform.emit(kind="org.created")
         first = await platform.emit(note="here")
@@ -339,7 +340,7 @@ async def test_nothing_is_asked_of_the_database_while_nobody_waits(platform: Pla
     await subscriber.until_caught_up()
     assert looking()
     subscriber.call.cancel()
-    await until(lambda: not looking())
+    await eventually(lambda: not looking())
 
 
 # --- subscriptions -----------------------------------------------------------------------------
@@ -444,7 +445,7 @@ async def test_an_event_is_processed_once_every_consumer_took_it_and_goes_after_
     subscriber = platform.subscribe(topics=["lesson"])
     (event,) = await subscriber.read(1)
     processed = 'SELECT "aggregateId" FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
-    await until(lambda: platform.rows(processed) == [(first,)])
+    await eventually(lambda: platform.rows(processed) == [(first,)])
 
     await tidy(platform).delete()
     platform.clock.ahead += timedelta(days=14, minutes=1)
@@ -461,7 +462,7 @@ async def test_a_cursor_before_deleted_events_is_too_old(platform: Platform) -> 
         await platform.emit()
     events = await platform.subscribe().read(3)
     processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
-    await until(lambda: platform.rows(processed) == [(3,)])
+    await eventually(lambda: platform.rows(processed) == [(3,)])
     platform.clock.ahead += timedelta(days=15)
     await tidy(platform).delete()
     refused = await platform.subscribe(cursor=events[1].cursor).refusal()
@@ -479,7 +480,7 @@ async def test_events_of_a_topic_that_a_consumer_does_not_take_do_not_wait_for_i
     aggregate = await platform.emit()
     await platform.emit(kind="org.created")
     processed = 'SELECT "aggregateId" FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
-    await until(lambda: platform.rows(processed) == [(aggregate,)])
+    await eventually(lambda: platform.rows(processed) == [(aggregate,)])
 
 
 async def test_a_consumer_that_is_down_delays_and_loses_nothing(platform: Platform) -> None:
@@ -489,7 +490,7 @@ async def test_a_consumer_that_is_down_delays_and_loses_nothing(platform: Platfo
     await platform.subscribe().read(3)
     payments = 'SELECT "acknowledgedId" FROM booking."EventConsumer" WHERE consumer = %s'
     last = 'SELECT max(id) FROM booking."Outbox"'
-    await until(lambda: platform.rows(payments, "payments") == platform.rows(last))
+    await eventually(lambda: platform.rows(payments, "payments") == platform.rows(last))
     processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
     platform.clock.ahead += timedelta(days=100)
     await both.mark()
@@ -521,14 +522,14 @@ async def test_a_consumer_that_the_settings_name_no_more_holds_nothing_back(
     await other.register()
     await other.mark()
     processed = 'SELECT "aggregateId" FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
-    await until(lambda: platform.rows(processed) == [(aggregate,)])
+    await eventually(lambda: platform.rows(processed) == [(aggregate,)])
 
 
 async def test_lists_go_page_by_page_and_by_state(platform: Platform) -> None:
     emitted = [str(await platform.emit()) for _ in range(5)]
     await platform.subscribe().read(2)
     processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
-    await until(lambda: platform.rows(processed) == [(2,)])
+    await eventually(lambda: platform.rows(processed) == [(2,)])
     found: list[str] = []
     request = pb.ListEventsRequest(page_size=2, topic="lesson")
     while True:
@@ -632,7 +633,7 @@ async def test_the_backlog_tells_of_each_topic_and_consumer_and_of_who_holds_eve
     await platform.emit()
     await subscriber.read(1)
     processed = 'SELECT count(*) FROM booking."Outbox" WHERE "processedAt" IS NOT NULL'
-    await until(lambda: platform.rows(processed) == [(2,)])
+    await eventually(lambda: platform.rows(processed) == [(2,)])
     async with platform.consuming.write(SCHOOL) as other:
         await other.execute(b"SELECT pg_current_xact_id()")
         await platform.emit()

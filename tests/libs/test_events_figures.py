@@ -14,9 +14,10 @@ from libs import telemetry
 from libs.events import Event
 from libs.pooling import Connection
 from tests.libs.conftest import bare_settings
-from tests.libs.eventing import TYPE, consuming, note, noted, running, until
+from tests.libs.eventing import TYPE, consuming, note, noted, running
 from tests.postgres import Database, free_port
 from tests.serving import SCHOOL
+from tests.waiting import eventually
 
 
 async def test_prometheus_reads_what_is_sent_taken_failed_and_parked_and_how_late(
@@ -39,8 +40,8 @@ async def test_prometheus_reads_what_is_sent_taken_failed_and_parked_and_how_lat
                 await platform.emit(aggregate)
             await platform.subscribe(platform.stub("console", org_id=SCHOOL)).read(4)
             async with consuming(platform.consumer({TYPE: effect})):
-                await until(lambda: len(noted(platform)) == 2)
-                await until(lambda: "driveflow_events_parked 2" in plain(scrape(listen)))
+                await eventually(lambda: len(noted(platform)) == 2)
+                await eventually(lambda: "driveflow_events_parked 2" in plain(scrape(listen)))
                 text = plain(await asyncio.to_thread(scrape, listen))
     finally:
         telemetry.shutdown()

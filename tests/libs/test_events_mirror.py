@@ -18,9 +18,10 @@ import pytest
 
 from libs import issuer
 from libs.local.paths import ROOT
-from tests.libs.eventing import TYPE, Platform, running, until
+from tests.libs.eventing import TYPE, Platform, running
 from tests.postgres import Database
 from tests.serving import OTHER_SCHOOL, SCHOOL
+from tests.waiting import eventually
 
 PAGE = (ROOT / "docs" / "events.md").read_text()
 PROGRAM = re.findall(r"```python\n(.+?)```", PAGE, re.DOTALL)[0]
@@ -90,10 +91,10 @@ async def test_the_documented_subscriber_keeps_its_place_over_kills_and_sees_its
     for kill_after in (1, 60, 120):
         await emit_both(platform, emitted, 50)
         with mirroring(platform, tmp_path):
-            await until(lambda least=kill_after: len(mirrored(tmp_path)) >= least)  # type: ignore[misc]
+            await eventually(lambda least=kill_after: len(mirrored(tmp_path)) >= least)  # type: ignore[misc]
     with mirroring(platform, tmp_path):
         await emit_both(platform, emitted, 5)
-        await until(lambda: len(mirrored(tmp_path)) >= len(emitted))
+        await eventually(lambda: len(mirrored(tmp_path)) >= len(emitted))
     assert mirrored(tmp_path) == [(TYPE, str(aggregate), 1) for aggregate in emitted]
 
 
@@ -104,10 +105,10 @@ async def test_the_documented_subscriber_goes_on_after_a_restart_of_the_service(
     listen = f"127.0.0.1:{platform.server.port}"
     with mirroring(platform, tmp_path):
         first = await platform.emit()
-        await until(lambda: len(mirrored(tmp_path)) == 1)
+        await eventually(lambda: len(mirrored(tmp_path)) == 1)
         await platform.server.drain()
         second = await platform.emit()
         folder = tmp_path / "again"
         async with running(platform.database, folder, platform.key, listen=listen):
-            await until(lambda: len(mirrored(tmp_path)) == 2)
+            await eventually(lambda: len(mirrored(tmp_path)) == 2)
     assert [id_ for _, id_, _ in mirrored(tmp_path)] == [str(first), str(second)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -17,6 +16,7 @@ from libs.orgs import Orgs
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database
 from tests.serving import OTHER_SCHOOL, SCHOOL
+from tests.waiting import eventually
 
 LOCK = 7
 
@@ -31,12 +31,6 @@ async def orgs(database: Database, tmp_path: Path) -> AsyncIterator[Orgs]:
         yield Orgs(pool)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 (what it waits for tells nobody)
-            await asyncio.sleep(0.01)
-
-
 async def test_one_leads_and_another_takes_over(database: Database) -> None:
     done: list[str] = []
 
@@ -49,12 +43,12 @@ async def test_one_leads_and_another_takes_over(database: Database) -> None:
 
     async with AsyncExitStack() as first, AsyncExitStack() as second:
         background.run(first, candidate("first").run())
-        await until(lambda: len(done) > 2)
+        await eventually(lambda: len(done) > 2)
         background.run(second, candidate("second").run())
-        await until(lambda: len(done) > 8)
+        await eventually(lambda: len(done) > 8)
         assert set(done) == {"first"}
         await first.aclose()
-        await until(lambda: "second" in done)
+        await eventually(lambda: "second" in done)
 
 
 async def test_a_leader_that_loses_its_connection_tries_again(database: Database) -> None:
@@ -68,7 +62,7 @@ async def test_a_leader_that_loses_its_connection_tries_again(database: Database
     leading = Leader(dsn, lock=LOCK, every_s=0.05, name="cut", duties=[("work", work)])
     async with AsyncExitStack() as stack:
         background.run(stack, leading.run())
-        await until(lambda: rounds > 0)
+        await eventually(lambda: rounds > 0)
         with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
             ended = admin.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -76,7 +70,7 @@ async def test_a_leader_that_loses_its_connection_tries_again(database: Database
             ).fetchall()
         assert ended == [(True,)]
         before = rounds
-        await until(lambda: rounds > before + 3)
+        await eventually(lambda: rounds > before + 3)
 
 
 async def test_a_duty_that_fails_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sysconfig
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tests import walking
 from tests.libs.conftest import SERVICE, Serve, bare_settings
 from tests.postgres import Database
 from tests.serving import SCHOOL, Tracking, serving
+from tests.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -48,9 +49,9 @@ async def until(
 ) -> float:
     """Seconds until health says so."""
     began = time.monotonic()
-    async with asyncio.timeout(within_s):
-        while await check(channel, service) != status:  # noqa: ASYNC110 (of another process)
-            await asyncio.sleep(0.02)
+    await eventually(
+        lambda: check(channel, service), lambda seen: seen == status, within_s=within_s
+    )
     return time.monotonic() - began
 
 
@@ -356,12 +357,6 @@ async def test_cancelled_streams_leave_nothing_behind(serve: Serve) -> None:
             stream.cancel()
         chain = bare.server._chain
         await eventually(lambda: (chain.load.streams, len(chain.streams._live)) == (0, 0))
-
-
-async def eventually(holds: Callable[[], bool], within_s: float = 3) -> None:
-    async with asyncio.timeout(within_s):
-        while not holds():  # noqa: ASYNC110 (whatever it is)
-            await asyncio.sleep(0.01)
 
 
 async def test_new_calls_are_turned_away_while_the_service_drains(tracking: Tracking) -> None:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -26,6 +26,7 @@ from libs.queries import Queries
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database, free_port
 from tests.serving import Tracking, points, serving, settings
+from tests.waiting import eventually
 
 SERVICE = "driveflow.tracking.v1.TrackingService"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -104,10 +105,15 @@ async def test_a_refused_call_has_its_status_and_only_our_faults_are_errors(
     spans.clear()
     with pytest.raises(grpc.aio.AioRpcError):
         await tracking.stub().GetTrip(pb.GetTripRequest(trip_id=str(uuid4())))
-    (call,) = (span for span in spans.get_finished_spans() if span.name.endswith("/GetTrip"))
+    (call,) = await eventually(lambda: named(spans, "GetTrip"))
     assert (call.attributes or {})["rpc.response.status_code"] == "NOT_FOUND"
     assert call.status.status_code is not StatusCode.ERROR
     assert call.events == ()
+
+
+def named(spans: InMemorySpanExporter, method: str) -> list[ReadableSpan]:
+    """The spans of a method's calls; a refused call's ends after its caller has the status."""
+    return [span for span in spans.get_finished_spans() if span.name == f"{SERVICE}/{method}"]
 
 
 async def test_a_call_is_traced_as_its_caller_decided_and_else_by_the_ratio(
@@ -219,18 +225,23 @@ def parsed(lines: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines.getvalue().splitlines()]
 
 
+def of_calls(lines: io.StringIO) -> list[dict[str, Any]]:
+    """The lines of calls; a refused call's is written after its caller has the status."""
+    return [line for line in parsed(lines) if line["message"] == "rpc"]
+
+
 async def test_a_call_that_went_well_has_a_line_only_when_it_is_traced_or_slow(
     lines: io.StringIO, tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = pb.GetTripRequest(trip_id=(await tracking.start_trip()).id)
     await tracking.stub().GetTrip(request)
-    assert [line for line in parsed(lines) if line["message"] == "rpc"] == []
+    assert of_calls(lines) == []
     with pytest.raises(grpc.aio.AioRpcError):
         await tracking.stub().GetTrip(pb.GetTripRequest(trip_id=str(uuid4())))
+    await eventually(lambda: of_calls(lines))
     monkeypatch.setattr(telemetry, "SLOW_S", 0.0)
     await tracking.stub().GetTrip(request)
-    told = [line for line in parsed(lines) if line["message"] == "rpc"]
-    assert [line["rpc.response.status_code"] for line in told] == ["NOT_FOUND", "OK"]
+    assert [line["rpc.response.status_code"] for line in of_calls(lines)] == ["NOT_FOUND", "OK"]
 
 
 async def test_the_log_has_no_tokens_and_no_coordinates(
@@ -243,8 +254,8 @@ async def test_the_log_has_no_tokens_and_no_coordinates(
     monkeypatch.setattr(store.SQL, "select", broken.select)
     with pytest.raises(grpc.aio.AioRpcError):
         await tracking.stub().GetTrip(pb.GetTripRequest(trip_id=str(uuid4())))
+    await eventually(lambda: of_calls(lines))
     text = lines.getvalue()
-    assert '"rpc.method"' in text
     for secret in ("91.123", "52.5", "13.4", "eyJ", "Bearer", tracking.key[40:60], "secret"):
         assert secret not in text, secret
 

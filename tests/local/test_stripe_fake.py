@@ -6,7 +6,7 @@ import asyncio
 import base64
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from aiohttp import web
 
 from libs.local.paths import ROOT
 from libs.local.stripe_fake import Refusal, StripeFake
+from tests.waiting import eventually
 
 SECRETS = ("whsec_new", "whsec_old")
 READY_S = 10
@@ -109,12 +110,6 @@ async def refused(call: Awaitable[Any], status: int, code: str | None) -> stripe
     return caught.value
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(READY_S):
-        while not condition():  # noqa: ASYNC110 (the fake tells nobody)
-            await asyncio.sleep(0.001)
-
-
 async def test_a_key_gives_the_first_answer_again(
     client: stripe.StripeClient, fake: StripeFake
 ) -> None:
@@ -153,7 +148,7 @@ async def test_a_key_under_way_conflicts_and_wrong_parameters_leave_it_free(
     await refused(create(client, amount=3), 400, "amount_too_small")
     fake.fault("latency", path="/v1/payment_intents", delay_s=60)
     first = asyncio.create_task(create(client))
-    await until(lambda: fake.faults()[0]["hits"] == 1)
+    await eventually(lambda: fake.faults()[0]["hits"] == 1)
     await refused(create(client), 409, "idempotency_key_in_use")
     assert (await create(client, key="k2")).id
     first.cancel()
@@ -460,9 +455,9 @@ async def test_work_that_began_is_done_although_the_client_has_gone(
 ) -> None:
     fake.fault("latency", delay_s=0.1)
     call = asyncio.create_task(create(client))
-    await until(lambda: fake.faults()[0]["hits"] == 1)
+    await eventually(lambda: fake.faults()[0]["hits"] == 1)
     call.cancel()
-    await until(lambda: len(fake.journal()) == 1)
+    await eventually(lambda: len(fake.journal()) == 1)
     assert fake.counts()["payment_intents"] == 1
     assert (await create(client)).last_response.headers["Idempotent-Replayed"] == "true"
 

@@ -21,6 +21,7 @@ from libs import telemetry
 from services.monitor import exporting
 from services.monitor.__main__ import Settings
 from services.monitor.checks import ALL
+from services.monitor.schedule import SETTLE
 from tests.monitor.serving import serving
 from tests.postgres import Database, free_port
 from tests.serving import common_settings
@@ -42,7 +43,9 @@ async def exporting_monitor(
     chosen = {**common_settings(folder), "dsn": database.dsn("monitor"), "metrics_listen": listen}
     telemetry.configure("monitor", Settings(**chosen))
     try:
-        async with serving(database, folder, metrics_listen=listen):
+        async with serving(database, folder, metrics_listen=listen) as monitor:
+            # Else it waits for services that start with it.
+            monitor.clock.ahead = SETTLE
             yield listen
     finally:
         telemetry.shutdown()

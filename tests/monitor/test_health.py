@@ -10,7 +10,8 @@ from driveflow.monitor.v1 import alerts_pb2, health_pb2
 from services.monitor.checks import ALL
 from tests.monitor.serving import Monitor, serving
 from tests.postgres import Database
-from tests.tracking.stories import eventually, refused
+from tests.tracking.stories import refused
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -13,7 +13,8 @@ from driveflow.monitor.v1 import health_pb2 as pb
 from tests.monitor.serving import Monitor, serving
 from tests.postgres import Database
 from tests.serving import at
-from tests.tracking.stories import eventually, refused
+from tests.tracking.stories import refused
+from tests.waiting import eventually
 
 EVERY = timedelta(minutes=5)
 MOMENT = datetime(2027, 3, 1, 12, tzinfo=UTC)

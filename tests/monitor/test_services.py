@@ -22,7 +22,7 @@ from tests.monitor import serving
 from tests.monitor.serving import Monitor
 from tests.postgres import Database, free_port
 from tests.serving import Tracking
-from tests.tracking.stories import eventually
+from tests.waiting import eventually
 
 NOBODY = "127.0.0.1:9"
 POOL = 4

@@ -80,14 +80,14 @@ class Walk:
             ("end", (number, ok))
             for number, (_, status) in enumerate(self.refunds)
             for ok in (True, False)
-            if status == "pending" or (status == "succeeded" and not ok and not self.driven)
+            if status == "pending" or (status == "succeeded" and not ok)
         ]
         left = PRICE_CENTS - self.given_cents
         if not left or self.dispute in ("needs_response", "lost") or len(self.refunds) > 4:
             return ends
         cents = self.chance.choice([left, self.chance.randint(1, left), min(left, 333)])
-        kinds = [("give", (cents, status)) for status in ("succeeded", "pending")]
-        return [*ends, *kinds, *([] if self.driven else [("give", (cents, "failed"))])]
+        kinds = [("give", (cents, status)) for status in ("succeeded", "pending", "failed")]
+        return [*ends, *kinds]
 
     def _disputes(self) -> list[tuple[str, Any]]:
         if self.dispute == "needs_response":

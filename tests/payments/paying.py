@@ -19,8 +19,9 @@ from services.payments.store import payments as store
 from services.payments.stripe_gateway import StripeGateway
 from tests.booking.stories import at
 from tests.libs import eventing
-from tests.payments.stories import FEE_CENTS, PRICE_CENTS, SHARE_CENTS, School, eventually
+from tests.payments.stories import FEE_CENTS, PRICE_CENTS, SHARE_CENTS, School
 from tests.serving import Clock
+from tests.waiting import eventually
 
 DAY = timedelta(days=1)
 RICH_CENTS = 1_000_000_000

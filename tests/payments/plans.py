@@ -154,6 +154,7 @@ def _refunds() -> Asked:
         of_payment,
     )
     yield "(webhooks)", lambda c: refunds.sum_refunds(c, ORG, PAYMENT), of_payment
+    yield "(events)", lambda c: refunds.sum_policy_refunds(c, ORG, PAYMENT), of_payment
     yield (
         "(webhooks)",
         lambda c: refunds.lookup_refund(c, ORG, f"repi_{SCHOOL}_42"),

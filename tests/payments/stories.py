@@ -16,8 +16,9 @@ from libs import issuer
 from libs.client import Connection
 from libs.local.stripe_fake import StripeFake
 from tests.booking import stories
-from tests.booking.stories import at, eventually, morning, reason_of, refused
+from tests.booking.stories import at, morning, reason_of, refused
 from tests.payments.serving import Payments
+from tests.waiting import eventually
 
 __all__ = ["School", "eventually", "reason_of", "refused"]
 
@@ -160,6 +161,11 @@ class School:
         """Whether the instructor's share of it is due."""
         query = 'SELECT "shareStatus" FROM payments."Payment" WHERE id = %s'
         return await self.rows(query, payment.id) == [("due",)]
+
+    async def is_driven(self, payment: pb.Payment) -> bool:
+        """Whether payments knows that its lesson was given."""
+        query = 'SELECT "lessonCompletedAt" IS NOT NULL FROM payments."Payment" WHERE id = %s'
+        return await self.rows(query, payment.id) == [(True,)]
 
     async def until(self, payment: pb.Payment, status: str) -> None:
         """Until the payment has a status."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from driveflow.booking.v1 import booking_pb2, directory_pb2
 from driveflow.payments.v1 import payments_pb2 as pb
-from tests.payments.stories import PRICE_CENTS, School, eventually
+from tests.payments.stories import PRICE_CENTS, School
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,6 +46,44 @@ async def test_what_is_paid_when_another_has_the_slot_is_given_back_in_full(
     assert await school.is_booking(booking.id, "EXPIRED")
     assert await school.is_booking(other.id, "HELD")
     assert await school.balances() == {}
+
+
+@pytest.mark.parametrize("heard", ["by nobody", "by payments", "by both"])
+async def test_what_was_paid_before_a_cancellation_goes_back_by_the_policy_whoever_had_heard(
+    school: School, heard: str
+) -> None:
+    booking = await agreed(school)
+    payment = await school.ask(booking)
+    async with AsyncExitStack() as stack:
+        if heard == "by nobody":
+            await stack.enter_async_context(unheard(school))
+        if heard == "by payments":
+            await stack.enter_async_context(kept(school))
+        await school.pay(payment)
+        if heard != "by nobody":
+            await school.until(payment, "SUCCEEDED")
+        if heard == "by payments":
+            await eventually(lambda: is_parked(school, payment))
+    if heard == "by both":
+        await eventually(lambda: is_heard(school, payment))
+    cancelled = await school.cancel(booking.id)
+    assert cancelled.refund_cents == PRICE_CENTS // 2
+    await eventually(lambda: is_heard(school, payment))
+    await school.until(payment, "PARTIALLY_REFUNDED")
+    assert await given_back(school, payment) == PRICE_CENTS // 2
+
+
+async def test_what_is_paid_after_a_cancellation_goes_back_in_full(school: School) -> None:
+    booking = await agreed(school)
+    payment = await school.ask(booking)
+    school.fake.fault("reset_before", path="/v1/payment_intents/*/cancel", times=None)
+    clock = school.booked.service.clock
+    clock.ahead -= timedelta(minutes=1)
+    await school.cancel(booking.id)
+    clock.ahead += timedelta(minutes=1)
+    await school.pay(payment)
+    await school.until(payment, "REFUNDED")
+    assert await given_back(school, payment) == PRICE_CENTS
 
 
 async def test_an_expired_hold_takes_the_request_for_payment_back(school: School) -> None:
@@ -98,6 +138,58 @@ async def test_what_was_written_beside_an_erased_students_refunds_is_forgotten(
         return await school.rows(query, refund.id) == [("",)]
 
     await eventually(is_forgotten)
+
+
+async def agreed(school: School) -> booking_pb2.Booking:
+    """A booking that the office has confirmed; called off now it gives half back."""
+    policy = directory_pb2.CancellationPolicy(
+        full_refund_hours=720, partial_refund_hours=1, partial_refund_percent=50
+    )
+    org = directory_pb2.Organization(cancellation_policy=policy)
+    request = directory_pb2.UpdateOrganizationRequest(organization=org)
+    request.update_mask.paths.append("cancellation_policy")
+    await school.booked.directory("operator").UpdateOrganization(request)
+    booking = await school.hold()
+    request_ = booking_pb2.ConfirmBookingRequest(booking_id=booking.id)
+    return await school.booked.bookings().ConfirmBooking(request_)
+
+
+@asynccontextmanager
+async def kept(school: School) -> AsyncIterator[None]:
+    """Nobody gets at a booking: whoever hears of a payment must try again later.
+
+    By a lock that takes no transaction id, which would hold all events back.
+    """
+    dsn = school.service.database.admin_dsn
+    async with await psycopg.AsyncConnection.connect(dsn) as conn:
+        await conn.execute('LOCK TABLE booking."Booking" IN EXCLUSIVE MODE')
+        yield
+
+
+async def is_parked(school: School, payment: pb.Payment) -> bool:
+    query = 'SELECT 1 FROM booking."ParkedEvent" WHERE "aggregateId" = %s'
+    return bool(await school.rows(query, payment.id))
+
+
+async def is_heard(school: School, payment: pb.Payment) -> bool:
+    """Whether booking has dealt with what payments told of a payment."""
+    query = """
+        SELECT (c."xactId", c.id) >= (e."xactId", e.id)
+          FROM payments."Outbox" AS e, booking."EventCursor" AS c
+         WHERE e."aggregateId" = %s AND e.type = 'payment.succeeded' AND c.producer = 'payments'"""
+    taken = await school.rows(query, payment.id) == [(True,)]
+    return taken and not await is_parked(school, payment)
+
+
+async def given_back(school: School, payment: pb.Payment) -> int:
+    """The sum of the refunds, once payments has dealt with all that booking told."""
+    query = """
+        SELECT bool_and((c."xactId", c.id) >= (e."xactId", e.id))
+          FROM booking."Outbox" AS e, payments."EventCursor" AS c
+         WHERE e."aggregateId" = %s AND c.producer = 'booking'"""
+    await eventually(lambda: school.rows(query, payment.booking_id), [(True,)].__eq__)
+    listed = await school.stub().ListRefunds(pb.ListRefundsRequest(payment_id=payment.id))
+    return sum(refund.amount_cents for refund in listed.refunds)
 
 
 @asynccontextmanager

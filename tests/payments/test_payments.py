@@ -15,10 +15,10 @@ from tests.payments.stories import (
     PRICE_CENTS,
     SHARE_CENTS,
     School,
-    eventually,
     reason_of,
     refused,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -29,10 +29,10 @@ from tests.payments.stories import (
     PRICE_CENTS,
     SHARE_CENTS,
     School,
-    eventually,
     reason_of,
     refused,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -248,6 +248,44 @@ async def test_it_waits_for_the_schools_money_to_arrive(deaf: Till) -> None:
     assert len(keys) == len(set(keys)) == 3
 
 
+async def test_money_that_does_not_arrive_in_a_week_is_given_up_and_paid_by_another(
+    deaf: Till,
+) -> None:
+    payment = await deaf.due(currency="NZD")
+    payout = await deaf.pay_out()
+    deaf.clock.ahead += 6 * DAY
+    assert (await deaf.sweep(payout)).status == pb.PAYOUT_STATUS_IN_TRANSIT
+    deaf.clock.ahead += DAY
+    failed = await deaf.sweep(payout)
+    assert (failed.status, failed.failure_code) == (
+        pb.PAYOUT_STATUS_FAILED,
+        "balance_insufficient",
+    )
+    assert await deaf.told(payout) == ["payout.created", "payout.failed"]
+    assert (await deaf.school.payment(pb.Payment(id=str(payment.id)))).payout_id == ""
+    assert await deaf.owed() == SHARE_CENTS
+    deaf.school.fake.top_up(SHARE_CENTS, "nzd")
+    assert (await deaf.sweep(failed)).status == pb.PAYOUT_STATUS_FAILED
+    paid = await deaf.pay_out()
+    assert [item.payment_id for item in paid.items] == [str(payment.id)]
+    assert (deaf.transfers(failed), deaf.transfers(paid)) == (0, 1)
+    assert (await deaf.owed(), await deaf.school.unbalanced()) == (0, [])
+
+
+async def test_whether_it_was_paid_is_asked_for_as_long_as_stripe_does_not_say(deaf: Till) -> None:
+    """However long that is: what may be paid already is not free for another payout."""
+    await deaf.due()
+    deaf.school.fake.fault("cut_after", method="POST", path=TRANSFERS)
+    payout = await deaf.pay_out()
+    deaf.school.fake.fault("reset_before", path=TRANSFERS, times=None)
+    deaf.clock.ahead += 60 * DAY
+    assert (await deaf.sweep(payout)).status == pb.PAYOUT_STATUS_IN_TRANSIT
+    assert await reason_of(deaf.pay_out()) == ("FAILED_PRECONDITION", "NOTHING_TO_PAY_OUT")
+    deaf.school.fake.clear_faults()
+    assert (await deaf.sweep(payout)).status == pb.PAYOUT_STATUS_PAID
+    assert deaf.transfers(payout) == 1
+
+
 # --- what can't be paid ---
 
 
@@ -405,6 +443,37 @@ async def test_a_share_whose_price_went_back_meanwhile_is_not_paid_again(office:
     assert await office.owed() == 0
     assert await reason_of(office.pay_out()) == ("FAILED_PRECONDITION", "NOTHING_TO_PAY_OUT")
     assert await office.school.balances() == {}
+
+
+async def test_a_share_is_due_again_when_its_price_did_not_go_back_after_all(office: Till) -> None:
+    """And once more: each refund takes it back and, when it fails, returns it."""
+    payment = await office.school.driven()
+    for _ in range(2):
+        refund = await office.school.refund(payment)
+        await office.school.until(payment, "REFUNDED")
+        assert await office.owed() == 0
+        office.school.fake.settle_refund(refund.stripe_refund_id, ok=False)
+        await office.school.until(payment, "SUCCEEDED")
+        assert await office.owed() == SHARE_CENTS
+    assert (await office.pay_out()).amount_cents == SHARE_CENTS
+    assert await office.school.balances() == {
+        "stripe": PRICE_CENTS - SHARE_CENTS,
+        "platform": -FEE_CENTS,
+    }
+    assert await office.school.unbalanced() == []
+
+
+async def test_a_lesson_whose_price_was_going_back_is_due_when_it_does_not(office: Till) -> None:
+    payment = await office.school.paid()
+    await eventually(lambda: office.school.is_booking(payment.booking_id, "CONFIRMED"))
+    refund = await office.school.refund(payment)
+    await office.school.until(payment, "REFUNDED")
+    await office.school.drive(payment.booking_id)
+    await eventually(lambda: office.school.is_driven(payment))
+    assert await office.owed() == 0
+    office.school.fake.settle_refund(refund.stripe_refund_id, ok=False)
+    await eventually(lambda: office.school.is_due(payment))
+    assert await office.owed() == SHARE_CENTS
 
 
 # --- batches ---

@@ -8,8 +8,9 @@ from uuid import uuid4
 import pytest
 
 from driveflow.payments.v1 import payments_pb2 as pb
-from tests.payments.stories import School, eventually
+from tests.payments.stories import School
 from tests.tracking.stories import rows
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -25,10 +25,11 @@ from services.payments.store import reconciliation as store
 from services.payments.stripe_gateway import StripeGateway, StripeUnavailable
 from tests import postgres
 from tests.libs import eventing
-from tests.payments.stories import School, eventually, reason_of
+from tests.payments.stories import School, reason_of
 from tests.postgres import Database
 from tests.serving import at
 from tests.tracking.stories import rows
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ABOUT = timedelta(hours=1)
@@ -164,6 +165,11 @@ class Books:
     def worker(self, slice_s: float = 60.0) -> Reconciling:
         """What carries runs out in one process; with 0 s a page at a time."""
         return Reconciling(self.orgs, self.gateway, lambda: datetime.now(UTC), slice_s=slice_s)
+
+    async def claim_runs_out(self, run: Run) -> None:
+        """As if whoever carries the run out had been silent for a minute."""
+        query = 'UPDATE payments."ReconciliationRun" SET "claimedUntil" = now() WHERE id = %s'
+        await self.rows(query, run.id)
 
     async def run(self, run: Run) -> Run:
         """As it is now."""
@@ -481,6 +487,7 @@ async def test_a_run_that_is_cut_off_anywhere_is_taken_up_from_its_start(books: 
         books.gateway.calls, books.gateway.fails_at = 0, call
         with pytest.raises(RuntimeError):
             await books.worker().school(books.org_id)
+        await books.claim_runs_out(run)
     books.gateway.fails_at = None
     await books.worker().school(books.org_id)
     now = await books.run(run)
@@ -496,6 +503,7 @@ async def test_a_run_that_never_comes_to_its_end_is_given_up(books: Books) -> No
         books.gateway.calls, books.gateway.fails_at = 0, 1
         with pytest.raises(RuntimeError):
             await worker.school(books.org_id)
+        await books.claim_runs_out(run)
     await worker.school(books.org_id)
     now = await books.run(run)
     assert (now.status, now.failure) == (
@@ -505,19 +513,53 @@ async def test_a_run_that_never_comes_to_its_end_is_given_up(books: Books) -> No
     assert now.ended_at is not None
 
 
-async def test_a_run_is_one_process_s_at_a_time(books: Books) -> None:
+async def test_two_that_both_think_they_lead_do_not_take_a_run_from_each_other(
+    books: Books,
+) -> None:
+    await books.both(7)
+    run, one, other = await books.begin(), books.worker(slice_s=0), books.worker(slice_s=0)
+    for _ in range(20):
+        await asyncio.gather(one.school(books.org_id), other.school(books.org_id))
+    now = await books.run(run)
+    assert (now.status, now.compared, now.matched, now.attempts) == ("done", 7, 7, 1)
+
+
+async def test_a_run_whose_process_is_silent_is_another_s_and_no_longer_its_own(
+    books: Books,
+) -> None:
     await books.both(7)
     run, old, new = await books.begin(), books.worker(slice_s=0), books.worker(slice_s=0)
     for _ in range(2):
         await old.school(books.org_id)
     stale = old._under_way[books.org_id]
+    await books.claim_runs_out(run)
     await new.school(books.org_id)
     with pytest.raises(reconciling.TakenOver):
         await stale.step()
     for _ in range(20):
-        await new.school(books.org_id)
+        await asyncio.gather(old.school(books.org_id), new.school(books.org_id))
     now = await books.run(run)
     assert (now.status, now.compared, now.attempts) == ("done", 7, 2)
+
+
+async def test_one_that_goes_on_keeps_its_run(books: Books) -> None:
+    await books.both(7)
+    run, one, other = await books.begin(), books.worker(slice_s=0), books.worker(slice_s=0)
+    await one.school(books.org_id)
+    await books.claim_runs_out(run)
+    await one.school(books.org_id)
+    await other.school(books.org_id)
+    assert (await books.run(run)).attempts == 1
+
+
+async def test_the_last_attempt_is_not_given_up_while_it_is_under_way(books: Books) -> None:
+    await books.both(7)
+    run, one, other = await books.begin(), books.worker(slice_s=0), books.worker(slice_s=0)
+    query = 'UPDATE payments."ReconciliationRun" SET attempts = %s WHERE id = %s'
+    await books.rows(query, ATTEMPTS_MAX - 1, run.id)
+    await one.school(books.org_id)
+    await other.school(books.org_id)
+    assert (await books.run(run)).status == "running"
 
 
 async def test_what_changes_between_two_looks_is_looked_at_again(

@@ -28,8 +28,9 @@ from tests.payments import hooks
 from tests.payments.conftest import Services
 from tests.payments.hooks import Endpoint, Json, an_event
 from tests.payments.serving import SECRET, Town
-from tests.payments.stories import PRICE_CENTS, School, eventually, reason_of
+from tests.payments.stories import PRICE_CENTS, School, reason_of
 from tests.serving import at
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 from driveflow.events.v1 import events_pb2 as pb
 from driveflow.events.v1.events_pb2_grpc import EventServiceStub
 from tests.tenancy.schools import Recipes
-from tests.tracking.stories import eventually
+from tests.waiting import eventually
 
 SERVICE = "driveflow.events.v1.EventService"
 PAGES, CURSOR = "outbox_pages", "cursor"

@@ -24,11 +24,12 @@ from tests.booking import stories
 from tests.booking.serving import Booking
 from tests.payments.paying import Till
 from tests.payments.serving import Payments
-from tests.payments.stories import School, eventually
+from tests.payments.stories import School
 from tests.serving import Clock, at
 from tests.tenancy import forgetting, recipes_events
 from tests.tenancy.schools import ALL_SCOPES, SECRET, Ids, Kit, Member, Pair, Recipe, Recipes
 from tests.tracking.stories import rows
+from tests.waiting import eventually
 
 SERVICES = (
     "driveflow.payments.v1.PaymentService",

@@ -20,7 +20,7 @@ from psycopg import sql
 from libs import access, consistency
 from tests.tenancy import reading, recipes_events
 from tests.tenancy.schools import Ids, Kit, Member, Pair, Recipe, leaked, secrets_in, told
-from tests.tracking.stories import eventually
+from tests.waiting import eventually
 from tests.walking import Answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import grpc
@@ -23,11 +22,9 @@ from driveflow.tracking.v1.tracking_pb2_grpc import TrackingServiceStub
 from libs import issuer
 from libs.client import Refusal, refusal
 from tests.serving import Tracking, at, serving
+from tests.waiting import PATIENCE_S
 
-PATIENCE_S = 20.0
-EVERY_S = 0.02
 Message = pb.StreamTripPointsRequest
-AnswerT = TypeVar("AnswerT")
 
 
 @dataclass
@@ -213,17 +210,6 @@ async def refused_stream(call: Any) -> Refusal:
             pass
 
     return await refused(read_all())
-
-
-async def eventually(
-    look: Callable[[], Awaitable[AnswerT]], is_so: Callable[[AnswerT], bool] = bool
-) -> AnswerT:
-    """What is seen once it is as it should be; fails when that takes too long."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_so(seen := await look()):
-        assert time.monotonic() < deadline, f"still {seen!r}"
-        await asyncio.sleep(EVERY_S)
-    return seen
 
 
 async def rows(dsn: str, query: str, *values: object) -> list[tuple[Any, ...]]:

@@ -16,10 +16,11 @@ from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs import issuer
 from services.tracking import effects, summaries
 from tests.libs import eventing
-from tests.libs.eventing import Platform, Subscriber, until
+from tests.libs.eventing import Platform, Subscriber
 from tests.postgres import Database
 from tests.serving import Tracking, serving
 from tests.tracking.stories import School, moment, now, refused, rows, track, way
+from tests.waiting import eventually
 
 AUDITED = 'SELECT "entityId", after FROM tracking."AuditLog" WHERE action = %s AND "orgId" = %s'
 
@@ -40,7 +41,7 @@ class Neighbours:
         student = str(uuid4())
         payload: dict[str, Any] = {"student_id": student, "lesson_ids": list(lessons)}
         await self.booking.emit(UUID(student), school.org_id, kind="student.erased", **payload)
-        await until(lambda: student in dict(self._erasures(school)))
+        await eventually(lambda: student in dict(self._erasures(school)))
         return student
 
     def _erasures(self, school: School) -> list[tuple[Any, ...]]:
@@ -157,7 +158,7 @@ async def test_an_erased_trip_takes_no_more_points_and_keeps_its_figures(
         ack = await school.upload(late)
         return [each.reason for each in ack.rejected] == [pb.REJECTION_REASON_TRIP_NOT_FOUND] * 3
 
-    await until(is_refused)
+    await eventually(is_refused)
     # What slipped through before goes with the next sweep, for an hour.
     clock = neighbours.tracking.clock
     async with eventing.orgs_of("tracking", neighbours.tracking.database, school.folder) as orgs:
@@ -183,9 +184,7 @@ async def test_schools_come_go_and_come_back(neighbours: Neighbours) -> None:
     query = 'SELECT active FROM tracking."Tenant" WHERE "orgId" = %s'
     for kind, active in (("org.created", True), ("org.suspended", False), ("org.resumed", True)):
         await neighbours.booking.emit(school.org_id, school.org_id, kind=kind)
-        await until(
-            lambda wanted=active: neighbours.booking.rows(query, school.org_id) == [(wanted,)]  # type: ignore[misc]
-        )
+        await eventually(lambda: neighbours.booking.rows(query, school.org_id), [(active,)].__eq__)
 
 
 async def test_an_ended_trip_is_told_to_whoever_subscribes(neighbours: Neighbours) -> None:

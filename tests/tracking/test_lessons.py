@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,8 +23,8 @@ from tests.postgres import Database
 from tests.serving import at
 from tests.street import Street
 from tests.tracking.stories import School, moment, refused, track, way
+from tests.waiting import PATIENCE_S, eventually
 
-PATIENCE_S = 20.0
 ASKED_AT = 'SELECT "lessonAskedAt" FROM tracking."Trip" WHERE id = %s'
 
 
@@ -69,12 +69,6 @@ async def lesson_of(booked: booking_stories.School) -> str:
     booking = await lives.started(booked)
     request = booking_pb2.ListLessonsRequest(booking_id=booking.id)
     return (await booked.bookings().ListLessons(request)).lessons[0].id
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not await condition():  # noqa: ASYNC110 (what it waits for tells nobody)
-            await asyncio.sleep(0.05)
 
 
 async def trips(school: School) -> int:
@@ -196,7 +190,7 @@ async def test_a_lesson_is_verified_once_booking_answers_again(
         async def verified() -> bool:
             return (await school.trip(trip)).lesson_verified
 
-        await until(verified)
+        await eventually(verified)
         assert (await school.trip(trip)).version == 2
 
 
@@ -240,7 +234,7 @@ async def test_a_lesson_learns_how_far_its_drive_went(street: Street) -> None:
         async def told() -> bool:
             return bool((await read(booked, lesson)).trip_id)
 
-        await until(told)
+        await eventually(told)
         found = await read(booked, lesson)
         assert found.trip_id == trip.id
         assert found.distance_meters == pytest.approx(ended.summary.distance_meters)

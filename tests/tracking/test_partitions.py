@@ -22,7 +22,6 @@ from tests.postgres import Database
 from tests.serving import Tracking, at, serving
 from tests.tracking.stories import (
     School,
-    eventually,
     moment,
     now,
     refused,
@@ -31,6 +30,7 @@ from tests.tracking.stories import (
     track,
     way,
 )
+from tests.waiting import eventually
 
 CREATE = "SELECT tracking.create_monthly_partition(%s, %s::date)"
 ATTACHED = """

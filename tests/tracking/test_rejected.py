@@ -20,7 +20,6 @@ from tests.serving import at, serving
 from tests.tracking.stories import (
     School,
     dense,
-    eventually,
     moment,
     now,
     refused,
@@ -28,6 +27,7 @@ from tests.tracking.stories import (
     track,
     way,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

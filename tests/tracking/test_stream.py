@@ -27,7 +27,6 @@ from tests.tracking.stories import (
     calls_of,
     dense,
     differences,
-    eventually,
     locked,
     moment,
     now,
@@ -36,6 +35,7 @@ from tests.tracking.stories import (
     track,
     way,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -26,13 +26,13 @@ from tests.serving import at, serving
 from tests.tracking.stories import (
     School,
     dense,
-    eventually,
     moment,
     now,
     refused,
     track,
     way,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

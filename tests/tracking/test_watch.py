@@ -14,7 +14,6 @@ import pytest
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from services.tracking import servicer
 from tests.tracking.stories import (
-    PATIENCE_S,
     School,
     dense,
     drained,
@@ -26,6 +25,7 @@ from tests.tracking.stories import (
     track,
     way,
 )
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

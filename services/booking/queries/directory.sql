@@ -120,9 +120,9 @@ SELECT {columns} FROM "Student"
 -- row (nameKey, id). A range rather than LIKE: under row security only that reaches the index.
 SELECT {columns} FROM "Student"
  WHERE "orgId" = %(org_id)s::uuid AND "erasedAt" IS NULL
-   AND "nameKey" >= casefold(normalize(%(prefix)s::text, NFKC) COLLATE pg_unicode_fast)
+   AND "nameKey" >= casefold(pg_catalog.normalize(%(prefix)s::text, 'NFKC') COLLATE pg_unicode_fast)
          COLLATE "C"
-   AND "nameKey" < (casefold(normalize(%(prefix)s::text, NFKC) COLLATE pg_unicode_fast)
+   AND "nameKey" < (casefold(pg_catalog.normalize(%(prefix)s::text, 'NFKC') COLLATE pg_unicode_fast)
          || chr(1114111)) COLLATE "C"
    AND ("nameKey", id) > (%(after_name)s::text COLLATE "C", %(after_id)s::uuid)
  ORDER BY "nameKey", id

@@ -34,7 +34,7 @@ DELETE FROM "InstructorAvailability"
 
 -- name: end_rules
 -- Ends an instructor's weekly hours that began before a date, on the day before it.
-UPDATE "InstructorAvailability" SET "effectiveTo" = %(first)s::date - 1
+UPDATE "InstructorAvailability" SET "effectiveTo" = %(first)s::date - 1::int
  WHERE "orgId" = %(org_id)s::uuid AND "instructorId" = %(instructor_id)s::uuid
    AND "effectiveFrom" < %(first)s::date
    AND ("effectiveTo" IS NULL OR "effectiveTo" >= %(first)s::date);

@@ -8,6 +8,13 @@ UPDATE "Booking" SET version = version + 1, "updatedAt" = now()
  WHERE "orgId" = %(org_id)s::uuid AND id = %(booking_id)s::uuid
 RETURNING {columns};
 
+-- name: was_confirmed
+-- Whether a booking was to take place at some time.
+SELECT EXISTS (
+  SELECT FROM "BookingTransition"
+   WHERE "orgId" = %(org_id)s::uuid AND "bookingId" = %(booking_id)s::uuid
+     AND "toStatus" = 'confirmed');
+
 -- name: begin_retake
 -- From here on what fails can be undone without the rest of the transaction.
 SAVEPOINT retake;

@@ -7,7 +7,7 @@ SELECT id FROM "Service"
 
 -- name: end_open_prices
 -- Ends the open prices of lesson types that began before a date, on the day before it.
-UPDATE "RateCardItem" SET "validTo" = %(valid_from)s::date - 1
+UPDATE "RateCardItem" SET "validTo" = %(valid_from)s::date - 1::int
  WHERE "orgId" = %(org_id)s::uuid AND "serviceId" = ANY (%(service_ids)s::uuid[])
    AND "validTo" IS NULL AND "validFrom" < %(valid_from)s::date
 RETURNING "rateCardId", "serviceId";

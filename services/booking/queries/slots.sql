@@ -32,7 +32,7 @@ zone AS (
                           FROM "InstructorAvailability" AS r
                          WHERE r."orgId" = %(org_id)s::uuid
                            AND r."instructorId" = a."instructorId"
-                           AND r."dayOfWeek" = extract(dow FROM d.date)::int
+                           AND r."dayOfWeek" = pg_catalog.extract('dow', d.date)::int
                            AND r."effectiveFrom" <= d.date
                            AND (r."effectiveTo" IS NULL OR r."effectiveTo" >= d.date)
                          UNION ALL
@@ -119,7 +119,7 @@ SELECT slot.start_at, slot.start_at + c.duration, c."instructorId", p."priceCent
   JOIN zone AS z ON z.lo <= upper(r.free) AND z.hi > lower(r.free)
  CROSS JOIN (SELECT "slotStepMin" * 60 AS step_s FROM lesson) AS g
  CROSS JOIN LATERAL generate_series(
-         to_timestamp((ceil((extract(epoch FROM greatest(lower(r.free), z.lo)) + z.offset_s)
+         to_timestamp((ceil((pg_catalog.extract('epoch', greatest(lower(r.free), z.lo)) + z.offset_s)
                             / g.step_s) * g.step_s - z.offset_s)::float8),
          least(upper(r.free), z.hi), make_interval(secs => g.step_s)) AS slot (start_at)
   JOIN price AS p
@@ -158,7 +158,7 @@ SELECT slot.start_at
  CROSS JOIN LATERAL unnest(c.starts) AS r (free)
   JOIN zone AS z ON z.lo <= upper(r.free) AND z.hi > lower(r.free)
  CROSS JOIN LATERAL generate_series(
-         to_timestamp((ceil((extract(epoch FROM greatest(lower(r.free), z.lo)) + z.offset_s)
+         to_timestamp((ceil((pg_catalog.extract('epoch', greatest(lower(r.free), z.lo)) + z.offset_s)
                             / (%(step_min)s::int * 60)) * %(step_min)s::int * 60
                        - z.offset_s)::float8),
          least(upper(r.free), z.hi), make_interval(mins => %(step_min)s::int)) AS slot (start_at)
@@ -264,7 +264,7 @@ SELECT 'weekly_rule' AS kind, r.id, r."startMinute", r."endMinute", '' AS note
  WHERE r."orgId" = %(org_id)s::uuid AND r."instructorId" = %(instructor_id)s::uuid
    AND r."effectiveFrom" <= %(date)s::date
    AND (r."effectiveTo" IS NULL OR r."effectiveTo" >= %(date)s::date)
-   AND r."dayOfWeek" = extract(dow FROM %(date)s::date)::int
+   AND r."dayOfWeek" = pg_catalog.extract('dow', %(date)s::date)::int
  UNION ALL
 SELECT CASE WHEN e."isAvailable" THEN 'extra_hours' ELSE 'closed' END, e.id,
        coalesce(e."startMinute", 0), coalesce(e."endMinute", 1440), e.note

@@ -24,7 +24,7 @@ MASKS_MAX = 1_000
 
 def _us(column: str) -> str:
     """A time as microseconds since 1970: cheaper to fetch and to send on than a datetime."""
-    return f'(extract(epoch FROM b."{column}") * 1000000)::int8'
+    return f"""(pg_catalog.extract('epoch', b."{column}") * 1000000)::int8"""
 
 
 # API path -> SQL. Ids are fetched as the text that they are in messages; paths of nested messages

@@ -26,6 +26,12 @@ async def raise_booking_version(
     return booking(row)
 
 
+async def was_confirmed(conn: Connection, org_id: uuid.UUID, booking_id: uuid.UUID) -> bool:
+    parameters = {"org_id": org_id, "booking_id": booking_id}
+    row = await (await conn.execute(SQL.was_confirmed, parameters)).fetchone()
+    return row is not None and bool(row[0])
+
+
 async def begin_retake(conn: Connection) -> None:
     await conn.execute(SQL.begin_retake)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from driveflow.monitor.v1 import monitor_pb2_grpc
 from services.monitor.health import Health
+from services.monitor.plans import Plans
 from services.monitor.servicer.alerts import Alerts
 from services.monitor.servicer.desk import Desk
 from services.monitor.servicer.health import HealthReports
@@ -12,6 +13,7 @@ from services.monitor.servicer.queries import Queries
 from services.monitor.servicer.rules import Rules
 from services.monitor.servicer.sessions import Sessions
 from services.monitor.servicer.tables import Tables
+from services.monitor.snapshots import Snapshots
 
 
 class MonitorServicer(
@@ -26,7 +28,8 @@ class MonitorServicer(
 ):
     """Health, statements, indexes, sessions, tables, alerts."""
 
-    def __init__(self, desk: Desk, health: Health) -> None:
+    def __init__(self, desk: Desk, health: Health, snapshots: Snapshots, plans: Plans) -> None:
         HealthReports.__init__(self, desk, health)
-        for topic in (Queries, Indexes, Sessions, Tables, Alerts, Rules):
+        Queries.__init__(self, desk, snapshots, plans)
+        for topic in (Indexes, Sessions, Tables, Alerts, Rules):
             topic.__init__(self, desk)

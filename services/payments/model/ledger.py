@@ -49,13 +49,11 @@ def refund(kind: str, refund_id: uuid.UUID, currency: str, amount: int, fee: int
 
 
 def share(
-    kind: str, payment_id: uuid.UUID, currency: str, instructor_id: uuid.UUID, amount: int
+    kind: str, source_id: uuid.UUID, currency: str, instructor_id: uuid.UUID, amount: int
 ) -> Movement:
     """The school owes the instructor his share (share_due), or no longer does (share_void)."""
     amount = amount if kind == "share_due" else -amount
-    return Movement(
-        kind, payment_id, currency, {SCHOOL: amount, instructor(instructor_id): -amount}
-    )
+    return Movement(kind, source_id, currency, {SCHOOL: amount, instructor(instructor_id): -amount})
 
 
 def payout(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -48,6 +49,9 @@ class Payment:
     cancel_requested_at: datetime | None
     lesson_completed_at: datetime | None
     share_status: str
+    """Of the instructor's share: none, due, or void while all of the price is given back."""
+    share_source_id: uuid.UUID | None
+    """What made it due: the payment (also if None), a refund that failed, a dispute won."""
     payout_id: uuid.UUID | None
     key_generation: int
     attempts: int
@@ -209,6 +213,22 @@ class Dispute:
         if at != self.stripe_state_at or not {status, self.status} <= DISPUTE_STEPS.keys():
             return at < self.stripe_state_at
         return DISPUTE_STEPS[status] < DISPUTE_STEPS[self.status]
+
+
+def of_lesson(payments: Sequence[Payment]) -> Payment | None:
+    """The payment of a booking that pays for its lesson, so that a share is due once; None when
+    nothing was ever paid nor will be.
+
+    There are several when all of one was given back and another was asked for: then one that
+    stands, or may yet be paid, or else one whose refund may still fail; of like ones the latest.
+    """
+
+    def rank(payment: Payment) -> tuple[int, uuid.UUID]:
+        if payment.status == "refunded":
+            return 0, payment.id
+        return (1 if payment.status in WAITING else 2), payment.id
+
+    return max((each for each in payments if each.status != "cancelled"), key=rank, default=None)
 
 
 def fee_given_back(payment: Payment, less_cents: int, more_cents: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from libs import errors
 from libs.errors import FailedPrecondition
@@ -16,6 +16,8 @@ OPEN = frozenset({"pending", "in_transit"})
 """Nobody knows yet whether it will be paid."""
 PASSING = frozenset({"balance_insufficient"})
 """Refusals of a transfer that end by themselves: the money of cards takes days to arrive."""
+PASS_WITHIN = timedelta(days=7)
+"""As long as that takes at most; then the payout has failed, and its payments are free again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,10 @@ class Payout:
     @property
     def is_reversing(self) -> bool:
         return self.status == "paid" and self.reversal == "requested"
+
+    def may_pass(self, code: str, now: datetime) -> bool:
+        """Whether what Stripe refused may yet be done."""
+        return code in PASSING and now - self.created_at < PASS_WITHIN
 
     def is_paid_by(self, transfer: Transfer) -> bool:
         """Whether the transfer pays it, or may be the one that does."""

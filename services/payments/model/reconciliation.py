@@ -46,6 +46,8 @@ class Run:
     discrepancies: int
     failure: str
     attempts: int
+    is_claimed: bool
+    """Whether the process that carries it out was heard of lately."""
     created_at: datetime
     ended_at: datetime | None
 

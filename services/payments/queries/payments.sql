@@ -68,7 +68,8 @@ UPDATE "Payment"
        "cancelRequestedAt" = %(cancel_requested_at)s::timestamptz,
        "lessonCompletedAt" = %(lesson_completed_at)s::timestamptz,
        "instructorShareCents" = %(instructor_share_cents)s::bigint,
-       "shareStatus" = %(share_status)s::text, "payoutId" = %(payout_id)s::uuid,
+       "shareStatus" = %(share_status)s::text, "shareSourceId" = %(share_source_id)s::uuid,
+       "payoutId" = %(payout_id)s::uuid,
        "keyGeneration" = %(key_generation)s::int, attempts = %(attempts)s::int,
        "nextAttemptAt" = %(next_attempt_at)s::timestamptz,
        version = version + 1, "updatedAt" = %(now)s::timestamptz

@@ -18,18 +18,21 @@ SELECT {columns} FROM "ReconciliationRun"
  LIMIT 1;
 
 -- name: begin_run
--- One more attempt at a run, from its start. No row when another process was faster.
+-- One more attempt at a run, from its start. No row when another process was faster, or is heard of.
 UPDATE "ReconciliationRun"
-   SET attempts = attempts + 1, compared = 0, matched = 0, discrepancies = 0
+   SET attempts = attempts + 1, compared = 0, matched = 0, discrepancies = 0,
+       "claimedUntil" = now() + %(claim)s::interval
  WHERE "orgId" = %(org_id)s::uuid AND id = %(run_id)s::uuid
    AND status = 'running' AND attempts = %(attempts)s::int
+   AND ("claimedUntil" IS NULL OR "claimedUntil" <= now())
 RETURNING {columns};
 
 -- name: advance_run
--- What a page more has shown. No row when another process has taken the run up.
+-- What a page more has shown; the claim goes on. No row when another process has taken the run up.
 UPDATE "ReconciliationRun"
    SET compared = compared + %(compared)s::bigint, matched = matched + %(matched)s::bigint,
-       discrepancies = discrepancies + %(discrepancies)s::bigint
+       discrepancies = discrepancies + %(discrepancies)s::bigint,
+       "claimedUntil" = now() + %(claim)s::interval
  WHERE "orgId" = %(org_id)s::uuid AND id = %(run_id)s::uuid
    AND status = 'running' AND attempts = %(attempts)s::int
 RETURNING id;

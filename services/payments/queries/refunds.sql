@@ -49,6 +49,13 @@ SELECT coalesce(sum("amountCents"), 0)::bigint
  WHERE "orgId" = %(org_id)s::uuid AND "paymentId" = %(payment_id)s::uuid
    AND status = 'succeeded';
 
+-- name: sum_policy_refunds
+-- What a cancelled booking's policy gave back of a payment, or is about to.
+SELECT coalesce(sum("amountCents"), 0)::bigint
+  FROM "Refund"
+ WHERE "orgId" = %(org_id)s::uuid AND "paymentId" = %(payment_id)s::uuid
+   AND cause = 'booking_cancelled' AND status <> 'failed';
+
 -- name: list_refunds
 -- Refunds, latest first, behind a row.
 SELECT {columns} FROM "Refund"

@@ -33,6 +33,7 @@ COLUMNS = (
     '"cancelRequestedAt"',
     '"lessonCompletedAt"',
     '"shareStatus"',
+    '"shareSourceId"',
     '"payoutId"',
     '"keyGeneration"',
     "attempts",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ RUN_COLUMNS = (
     "discrepancies",
     "failure",
     "attempts",
+    'coalesce("claimedUntil" > now(), false)',
     '"createdAt"',
     '"endedAt"',
 )
@@ -127,11 +128,15 @@ async def find_running_run(conn: Reader, org_id: uuid.UUID) -> Run | None:
     return await _run(conn, "find_running_run", org_id=org_id)
 
 
-async def begin_run(conn: Connection, org_id: uuid.UUID, run: Run) -> Run | None:
-    return await _run(conn, "begin_run", org_id=org_id, run_id=run.id, attempts=run.attempts)
+async def begin_run(conn: Connection, org_id: uuid.UUID, run: Run, claim: timedelta) -> Run | None:
+    return await _run(
+        conn, "begin_run", org_id=org_id, run_id=run.id, attempts=run.attempts, claim=claim
+    )
 
 
-async def advance_run(conn: Connection, org_id: uuid.UUID, run: Run, shown: Tally) -> bool:
+async def advance_run(
+    conn: Connection, org_id: uuid.UUID, run: Run, shown: Tally, claim: timedelta
+) -> bool:
     """Whether the run is still this attempt's."""
     parameters = {
         "org_id": org_id,
@@ -140,6 +145,7 @@ async def advance_run(conn: Connection, org_id: uuid.UUID, run: Run, shown: Tall
         "compared": shown.compared,
         "matched": shown.matched,
         "discrepancies": len(shown.differences),
+        "claim": claim,
     }
     return await (await conn.execute(SQL.advance_run, parameters)).fetchone() is not None
 

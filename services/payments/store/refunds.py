@@ -116,6 +116,12 @@ async def sum_refunds(conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUID
     return int(amount)
 
 
+async def sum_policy_refunds(conn: Connection, org_id: uuid.UUID, payment_id: uuid.UUID) -> int:
+    parameters = {"org_id": org_id, "payment_id": payment_id}
+    ((amount,),) = await (await conn.execute(SQL.sum_policy_refunds, parameters)).fetchall()
+    return int(amount)
+
+
 async def list_refunds(
     conn: Reader,
     org_id: uuid.UUID,

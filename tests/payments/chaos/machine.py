@@ -211,9 +211,7 @@ class Machine(RuleBasedStateMachine):
     def _drive(self, one: Purse) -> None:
         told = {"instructor_id": one.instructor, "instructor_share_cents": one.share}
         self._tell("lesson.completed", booking_id=one.booking, **told)
-        for purse in self.school.purses:
-            if purse.booking == one.booking and not purse.driven:
-                self.school.drove(purse)
+        self.school.drove(one.booking)
 
     # --- refunds ---
 

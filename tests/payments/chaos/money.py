@@ -168,18 +168,26 @@ class School:
             self._move(purse, school=purse.bank.given_up, disputed=-purse.bank.given_up)
         self._share(purse)
 
-    def drove(self, purse: Purse) -> None:
-        """The lesson was given."""
-        if purse.status not in ("cancelled", "refunded"):
+    def drove(self, booking: str) -> None:
+        """The lesson was given: one payment pays the instructor, the latest of those that stand;
+        or that may yet be paid; or that went back, which may fail."""
+        purses = [each for each in self.purses if each.booking == booking]
+        if any(each.driven for each in purses):
+            return
+        standing = [each for each in purses if each.status in (*PAYABLE, "disputed")]
+        waiting = [each for each in purses if not each.status]
+        refunded = [each for each in purses if each.status == "refunded"]
+        for purse in (standing or waiting or refunded)[-1:]:
             purse.driven = True
             self._share(purse)
 
     def _share(self, purse: Purse) -> None:
-        """The instructor's share: due when it is paid and driven, until all of it went back."""
+        """The instructor's share: due when it is paid and driven, until all of it went back, and
+        again when that fails."""
         if not purse.driven or not purse.share:
             return
         owed = f"instructor:{purse.instructor}"
-        if purse.share_status == "none" and purse.status in PAYABLE:
+        if purse.share_status != "due" and purse.status in PAYABLE:
             purse.share_status = "due"
             self._move(purse, **{"school": purse.share, owed: -purse.share})
         elif (purse.share_status, purse.status, purse.payout) == ("due", "refunded", None):

@@ -60,7 +60,7 @@ class _PlanVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanVerdi
     PLAN_VERDICT_USED: _PlanVerdict.ValueType  # 1
     """It goes by the index."""
     PLAN_VERDICT_SMALL_TABLE: _PlanVerdict.ValueType  # 2
-    """The table is so small that reading all of it is cheaper; the index would serve."""
+    """The table is so small that another way is as good, such as reading all of it."""
     PLAN_VERDICT_NOT_USED: _PlanVerdict.ValueType  # 3
     """It does not go by the index."""
     PLAN_VERDICT_NOT_SEEN: _PlanVerdict.ValueType  # 4
@@ -78,7 +78,7 @@ PLAN_VERDICT_UNSPECIFIED: PlanVerdict.ValueType  # 0
 PLAN_VERDICT_USED: PlanVerdict.ValueType  # 1
 """It goes by the index."""
 PLAN_VERDICT_SMALL_TABLE: PlanVerdict.ValueType  # 2
-"""The table is so small that reading all of it is cheaper; the index would serve."""
+"""The table is so small that another way is as good, such as reading all of it."""
 PLAN_VERDICT_NOT_USED: PlanVerdict.ValueType  # 3
 """It does not go by the index."""
 PLAN_VERDICT_NOT_SEEN: PlanVerdict.ValueType  # 4
@@ -179,8 +179,9 @@ class Window(_message.Message):
     """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """From the first snapshot that lies within the window asked for; later where statistics began, or
-        were reset, after that.
+        """From the first snapshot that lies within the window asked for; from the last one before it where
+        there is none; the same as end_time before the first. What was counted between a snapshot and a
+        reset of PostgreSQL's statistics is lost.
         """
 
     @_builtins.property

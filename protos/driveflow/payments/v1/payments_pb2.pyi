@@ -149,7 +149,9 @@ class _PayoutStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PayoutSt
     PAYOUT_STATUS_PENDING: _PayoutStatus.ValueType  # 1
     """Asked for; Stripe was not called yet."""
     PAYOUT_STATUS_IN_TRANSIT: _PayoutStatus.ValueType  # 2
-    """Stripe was called, and has not answered yet."""
+    """Stripe was called, and has not answered yet; or its balance does not suffice (failure_code
+    balance_insufficient), which is tried again for seven days.
+    """
     PAYOUT_STATUS_PAID: _PayoutStatus.ValueType  # 3
     """On the instructor's account."""
     PAYOUT_STATUS_FAILED: _PayoutStatus.ValueType  # 4
@@ -165,7 +167,9 @@ PAYOUT_STATUS_UNSPECIFIED: PayoutStatus.ValueType  # 0
 PAYOUT_STATUS_PENDING: PayoutStatus.ValueType  # 1
 """Asked for; Stripe was not called yet."""
 PAYOUT_STATUS_IN_TRANSIT: PayoutStatus.ValueType  # 2
-"""Stripe was called, and has not answered yet."""
+"""Stripe was called, and has not answered yet; or its balance does not suffice (failure_code
+balance_insufficient), which is tried again for seven days.
+"""
 PAYOUT_STATUS_PAID: PayoutStatus.ValueType  # 3
 """On the instructor's account."""
 PAYOUT_STATUS_FAILED: PayoutStatus.ValueType  # 4
