@@ -28,7 +28,8 @@ from tests import commands
 from tests.monitor.serving import Monitor, serving
 from tests.postgres import Database
 from tests.serving import Clock, at, common_settings
-from tests.tracking.stories import eventually, refused
+from tests.tracking.stories import refused
+from tests.waiting import eventually
 
 RULE = "sequences"
 STEP = timedelta(minutes=5)

@@ -23,7 +23,7 @@ from services.monitor.schedule import SETTLE
 from tests.monitor.serving import Monitor, serving
 from tests.postgres import Database
 from tests.serving import common_settings
-from tests.tracking.stories import eventually
+from tests.waiting import eventually
 
 shared = pytest.mark.asyncio(loop_scope="session")
 MB = 1024**2

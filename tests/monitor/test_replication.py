@@ -14,7 +14,7 @@ from driveflow.monitor.v1 import tables_pb2 as pb
 from services.monitor.model.replication import OwnWord, Replica, together
 from tests.monitor.replica import following
 from tests.monitor.serving import Monitor, serving
-from tests.tracking.stories import eventually
+from tests.waiting import eventually
 
 shared = pytest.mark.asyncio(loop_scope="session")
 ABSENT = "replica-2=postgresql://monitor@127.0.0.1:9/driveflow"
