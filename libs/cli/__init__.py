@@ -50,6 +50,23 @@ COMMANDS = {
     "health": {
         "health": "Check the database and the services.",
     },
+    "alerts": {
+        "alerts": "Alerts: what has fired, and who looks after it.",
+    },
+    "queries": {
+        "queries": "Statements: slow and frequent ones, and their plans.",
+    },
+    "locks": {
+        "locks": "Show the sessions that wait for locks below those that hold them, and long"
+        " transactions.",
+    },
+    "indexes": {
+        "indexes": "Show indexes that are invalid, missing, covered by others, unused, and the"
+        " largest.",
+    },
+    "partitions": {
+        "partitions": "Show each partition, and until when they lie side by side.",
+    },
 }
 
 

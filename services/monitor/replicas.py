@@ -12,7 +12,8 @@ import psycopg
 from libs import leader
 from libs.pooling import Connection
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.5
+"""A check that asks them has two seconds."""
 T = TypeVar("T")
 
 

@@ -3,64 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import psycopg
 
 from libs import queries, scoped
 from libs.bootstrap import SERVICES
-from services.booking.store import booking_row, bookings, directory, waitlist
-from services.monitor.store import health, plans, rules
-from services.monitor.store import queries as monitored
-from services.payments.store import ledger, payments, payouts, reconciliation, refunds, webhooks
-from services.tracking import store as tracking
+from libs.local.paths import ROOT
+from services.monitor.store import indexes, partitions, plans
 from tests import statements
 
 Columns = tuple[str, ...]
 
 
-def _all(fields: Mapping[str, tuple[str, str]]) -> Columns:
-    return tuple(column for _, column in fields.values())
-
-
-# What a query is asked for at most, by its name; the first pattern that fits counts.
+# What a query is asked for that no store names as such.
 COLUMNS: dict[str, Columns] = {
-    "booking.bookings_of_student": booking_row.COLUMNS,
-    "booking.waitlist_of_student": waitlist.COLUMNS,
-    "booking.*_waitlist*": waitlist.COLUMNS,
-    "booking.get_booking": tuple(bookings.FIELDS.values()),
-    "booking.*_booking": booking_row.COLUMNS,
-    "booking.set_booking_status": booking_row.COLUMNS,
-    "booking.raise_booking_version": booking_row.COLUMNS,
-    "booking.expire_*": booking_row.COLUMNS,
-    "booking.*_bookings*": tuple(bookings.FIELDS.values()),
-    "booking.list_day_schedule": tuple(bookings.FIELDS.values()),
-    "booking.*_org*": _all(directory.ORG_FIELDS),
-    "booking.*_instructor*": _all(directory.INSTRUCTOR_FIELDS),
-    "booking.*_student*": _all(directory.STUDENT_FIELDS),
-    "booking.*_service*": _all(directory.SERVICE_FIELDS),
-    "booking.*_vehicle*": _all(directory.VEHICLE_FIELDS),
-    "payments.*_ledger_*": ledger.COLUMNS,
-    "payments.*_discrepanc*": reconciliation.COLUMNS,
-    "payments.*_run": reconciliation.RUN_COLUMNS,
-    "payments.*_refund*": refunds.COLUMNS,
-    "payments.*_dispute*": refunds.DISPUTE_COLUMNS,
-    "payments.*_webhook_event*": webhooks.COLUMNS,
-    "payments.*payment*": payments.COLUMNS,
-    "payments.*_payout*": payouts.COLUMNS,
-    "tracking.list_points": _all(tracking.POINT_FIELDS),
-    "tracking.list_rejected_points": tuple(
-        column for each in tracking.REJECTED_FIELDS.values() for _, column in each
-    ),
-    "tracking.*": (*_all(tracking.TRIP_FIELDS), *tracking.TRIP_ALWAYS.values()),
-    "monitor.list_queries": tuple(monitored.FIELDS.values()),
-    "monitor.get_query": tuple(monitored.FIELDS.values()),
     "monitor.explain_query": (plans.EXPLAIN["monitor"],),
-    "monitor.list_reports": tuple(health.FIELDS.values()),
-    "monitor.*_rule*": rules.COLUMNS,
+    "monitor.index_usage": (indexes.Sizes.EXACT.value,),
+    "monitor.capture_indexes": (indexes.Sizes.ESTIMATED.value,),
+    "monitor.list_partitions": partitions.SIZES,
 }
+LISTED = re.compile(r"[A-Z_]*(?:PATHS|FIELDS|COLUMNS)")
+# A form whose columns are another query's.
+OTHERS = (
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.AmbiguousColumn,
+    psycopg.errors.SyntaxError,
+)
 # Who may run what tracking sends.
 TRACKING = ("tracking", "tracking_ingest", "tracking_maintenance")
 # Of two joins that exclude each other.
@@ -74,6 +49,7 @@ NEUTRAL = {
     "bool": "false",
     "jsonb": "[]",
     "interval": "1 day",
+    "pg_lsn": "0/0",
 }
 VALUES = {"bucket": "day", "zone": "UTC", "months": "1", "accounts": "{a}", "amounts": "{0}"}
 
@@ -84,7 +60,13 @@ class Named:
 
     name: str
     service: str
-    statement: scoped.Statement
+    forms: tuple[scoped.Statement, ...]
+    """With the columns that its store names, most first: the first that can be run is its own."""
+
+    @property
+    def statement(self) -> scoped.Statement:
+        """Any of them."""
+        return self.forms[0]
 
     def __str__(self) -> str:
         return self.name
@@ -94,14 +76,15 @@ class Named:
         """Whether pg_stat_statements has it: what moves no rows by a plan is a utility."""
         return bool(re.match(rb"SELECT|WITH|INSERT|UPDATE|DELETE|MERGE", self.statement.text))
 
-    def values(self) -> list[str]:
-        """A value for each parameter, by the type that it is cast to."""
-        types = dict(re.findall(r"\$(\d+)::(\w+(?:\[\])?)", self.statement.text.decode()))
-        found = []
-        for number, name in enumerate(self.statement.names, 1):
-            type_ = types[str(number)]
-            found.append(VALUES.get(name) or ("{}" if "[]" in type_ else NEUTRAL.get(type_, "0")))
-        return found
+
+def values(of: scoped.Statement) -> list[str]:
+    """A value for each parameter, by the type that it is cast to."""
+    types = dict(re.findall(r"\$(\d+)::(\w+(?:\[\])?)", of.text.decode()))
+    found = []
+    for number, name in enumerate(of.names, 1):
+        type_ = types[str(number)]
+        found.append(VALUES.get(name) or ("{}" if "[]" in type_ else NEUTRAL.get(type_, "0")))
+    return found
 
 
 def every() -> Iterator[Named]:
@@ -113,21 +96,59 @@ def every() -> Iterator[Named]:
         joins = tuple(part for part in parts if part not in LEFT_OUT)
         for query in loaded:
             name = f"{owner}.{query}"
-            columns = (each for pattern, each in COLUMNS.items() if fnmatchcase(name, pattern))
-            text = loaded.select(query, next(columns, ()), joins)
+            listed = [()] if "{columns}" not in loaded.texts[query] else choices(path, name)
+            forms = (scoped.compiled(loaded.select(query, each, joins), True) for each in listed)
             service = owner if owner in SERVICES else "booking"
-            yield Named(name, service, scoped.compiled(text, True))
+            yield Named(name, service, tuple(forms))
+
+
+def choices(path: Path, name: str) -> list[Columns]:
+    """The lists of columns that the store of a file of queries knows, longest first."""
+    if name in COLUMNS:
+        return [COLUMNS[name]]
+    store = statements.store(path).relative_to(ROOT).with_suffix("")
+    module = import_module(".".join(store.parts))
+    beside = [each for each in vars(module).values() if isinstance(each, ModuleType)]
+    modules = [module, *(each for each in beside if ".store" in each.__name__)]
+    named = [
+        tuple(_columns(value.values() if isinstance(value, Mapping) else value))
+        for each in modules
+        for key, value in vars(each).items()
+        if LISTED.fullmatch(key) and isinstance(value, Mapping | tuple)
+    ]
+    return sorted(named, key=len, reverse=True)
+
+
+def _columns(listed: Iterable[Any]) -> Iterator[str]:
+    """SQL of columns: it may stand behind its name in the model, and one path may have several."""
+    for each in listed:
+        if isinstance(each, str):
+            yield each
+        elif len(each) == 2 and all(isinstance(part, str) for part in each):
+            yield each[1]
+        else:
+            yield from _columns(each)
 
 
 def run(admin: psycopg.Connection, each: Named) -> None:
     """As the role that may, and undone."""
-    roles = TRACKING if each.service == "tracking" else (each.service,)
+    for form in each.forms:
+        try:
+            _run(admin, each.service, form)
+        except OTHERS:
+            if form is each.forms[-1]:
+                raise
+        else:
+            return
+
+
+def _run(admin: psycopg.Connection, service: str, form: scoped.Statement) -> None:
+    roles = TRACKING if service == "tracking" else (service,)
     for role in roles:
-        admin.execute(f"SET ROLE {role}; SET search_path = {each.service}".encode())
+        admin.execute(f"SET ROLE {role}; SET search_path = {service}".encode())
         try:
             with admin.transaction(force_rollback=True):
-                cursor = psycopg.RawCursor(admin)
-                cursor.execute(each.statement.text, each.values(), prepare=False)
+                psycopg.RawCursor(admin).execute(form.text, values(form), prepare=False)
             break
         except psycopg.errors.InsufficientPrivilege:
             if role == roles[-1]:

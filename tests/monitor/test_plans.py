@@ -106,7 +106,7 @@ async def test_a_query_that_leaves_its_index_is_found_and_what_it_does_instead(
     assert {each.verdict for each in large.values()} == {pb.PLAN_VERDICT_USED}, large
     bad = (pb.PLAN_VERDICT_NOT_USED, pb.PLAN_VERDICT_INDEX_MISSING, pb.PLAN_VERDICT_FAILED)
     assert [each for each in checks.values() if each.verdict in bad] == []
-    lookup = checks["idx_payment_stripe_intent payments.lookup_payment"]
+    lookup = checks["idx_payment_stripe_intent payments.get_payment_of_intent"]
     assert lookup.verdict == pb.PLAN_VERDICT_NOT_SEEN
     assert (await monitor.check("query_plans")).figure == 0
 

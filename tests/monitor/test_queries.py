@@ -29,10 +29,10 @@ from services.monitor.__main__ import Settings
 from services.monitor.model.queries import KEPT
 from services.monitor.snapshots import forget
 from services.monitor.store import queries as store
-from tests.libs.eventing import until
 from tests.monitor.serving import Monitor
 from tests.postgres import Database
 from tests.serving import common_settings
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -173,7 +173,7 @@ async def test_a_text_that_postgresql_kept_with_its_values_leaves_without_them(
         running = asyncio.create_task(booking.execute(text))
         waiting = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
         pid = booking.info.backend_pid
-        await until(lambda: admin.execute(waiting, [pid]).rowcount == 1)
+        await eventually(lambda: admin.execute(waiting, [pid]).rowcount == 1)
         # Its normalised text is forgotten while it runs: what is kept at its end is what was sent.
         reset(watcher)
         admin.execute("SELECT pg_advisory_unlock(4711)")

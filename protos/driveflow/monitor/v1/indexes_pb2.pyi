@@ -212,7 +212,7 @@ class ListUnusedIndexesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     READ_MASK_FIELD_NUMBER: _builtins.int
     min_age_days: _builtins.int
-    """Not used for so many days: unset = 14."""
+    """Not used for so many days: unset = 14; 0 = never since the statistics began, however young."""
     min_bytes: _builtins.int
     """Smaller ones are not worth it: unset = 32768."""
     page_size: _builtins.int
@@ -540,7 +540,7 @@ class DuplicateIndex(_message.Message):
     size_bytes: _builtins.int
     """Size of the one that could go."""
     note: _builtins.str
-    """Why it may be there all the same; such as a partial index, or one of the guide's."""
+    """Why it may be there all the same: it is one of the guide's. Empty for others."""
     def __init__(
         self,
         *,

@@ -132,7 +132,7 @@ class ConnectionStats(_message.Message):
     USED_PERCENT_FIELD_NUMBER: _builtins.int
     POOLS_FIELD_NUMBER: _builtins.int
     total: _builtins.int
-    """All of them, and those of the server's other databases."""
+    """All that take one of the server's places: the monitor's own and other databases' as well."""
     limit: _builtins.int
     """As many as the server takes, without those that are kept for superusers."""
     used_percent: _builtins.float
@@ -366,7 +366,9 @@ class LockNode(_message.Message):
 
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LockNode]:
-        """Those that wait for it, longest first. One that waits for several is below each of them."""
+        """Those that wait for it, longest first. One that waits for several is below each of them (at most
+        ten), with those that wait for it below the first only.
+        """
 
     def __init__(
         self,
