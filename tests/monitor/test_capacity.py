@@ -3,10 +3,8 @@ taken once an hour and thinned out."""
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psycopg
@@ -15,14 +13,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as some
 
 from driveflow.monitor.v1 import health_pb2
+from driveflow.monitor.v1 import queries_pb2 as pb_queries
 from driveflow.monitor.v1 import tables_pb2 as pb
-from services.monitor import tables
-from services.monitor.__main__ import Settings, assemble
 from services.monitor.model.capacity import Forecast, Line, fitted, soonest_first
 from services.monitor.schedule import SETTLE
 from tests.monitor.serving import Monitor, serving
 from tests.postgres import Database
-from tests.serving import common_settings
 from tests.waiting import eventually
 
 shared = pytest.mark.asyncio(loop_scope="session")
@@ -101,24 +97,15 @@ async def test_snapshots_are_taken_once_an_hour_and_old_ones_thinned_out(
 
 
 @shared
-async def test_a_snapshot_is_taken_before_its_hour_only_by_force(
-    watcher: Monitor, tmp_path: Path
-) -> None:
-    chosen: dict[str, Any] = {
-        **common_settings(tmp_path),
-        "dsn": watcher.database.dsn("monitor"),
-    }
-    async with AsyncExitStack() as stack:
-        desk = (await assemble(Settings(**chosen), stack)).desk
-        try:
-            first = await tables.capture_tables(desk, NOW)
-            assert first > 50
-            assert await tables.capture_tables(desk, NOW + HOUR / 2) == 0
-            assert await tables.capture_tables(desk, NOW + HOUR / 2, force=True) == first
-            assert kept(watcher.database) == [NOW, NOW + HOUR / 2]
-        finally:
-            with watcher.admin() as admin:
-                admin.execute('DELETE FROM monitor."CapacitySnapshot"')
+async def test_a_snapshot_that_is_asked_for_is_taken_before_its_hour(watcher: Monitor) -> None:
+    before = set(kept(watcher.database))
+    for _ in range(2):
+        taken = await watcher.stub().CaptureSnapshot(pb_queries.CaptureSnapshotRequest())
+        assert taken.tables > 50
+    made = set(kept(watcher.database)) - before
+    assert len(made) == 2
+    with watcher.admin() as admin:
+        admin.execute('DELETE FROM monitor."CapacitySnapshot" WHERE at = ANY (%s)', [[*made]])
 
 
 async def test_the_disk_is_full_when_the_line_says_so_and_nothing_is_said_too_early(
