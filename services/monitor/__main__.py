@@ -135,7 +135,8 @@ async def assemble(
     every = timedelta(seconds=settings.schedule_s)
     exporting = Exporting(desk, report_every=every)
     captures = {"tables": tables.capture_tables, "indexes": usage.capture_indexes}
-    snapshots, plans = Snapshots(desk, captures), Plans(desk)
+    forced = {"tables": partial(tables.capture_tables, force=True)}
+    snapshots, plans = Snapshots(desk, captures, forced), Plans(desk)
     webhook = _webhook(desk, settings)
     alerting = Alerting(desk, webhook=webhook is not None)
     schedule = Schedule(

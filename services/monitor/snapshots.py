@@ -38,12 +38,22 @@ class Snapshot:
 class Snapshots:
     """Takes snapshots of statements, and of what else was registered by its name in Snapshot."""
 
-    def __init__(self, desk: Desk, captures: Mapping[str, Capture] | None = None) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        captures: Mapping[str, Capture] | None = None,
+        forced: Mapping[str, Capture] | None = None,
+    ) -> None:
+        """`captures` may do nothing while it is too early; `forced` are those that do all the same,
+        where they differ."""
         self._desk = desk
         self._captures = captures or {}
+        self._forced = {**self._captures, **(forced or {})}
 
-    async def take(self, conn: Connection) -> Snapshot:
+    async def take(self, conn: Connection, *, force: bool = False) -> Snapshot:
         """All of them, in the transaction `conn`, which keeps others from taking any meanwhile.
+
+        With `force` also what was taken lately.
 
         Raises Unavailable SNAPSHOT_UNDER_WAY, FailedPrecondition QUERIES_NOT_COUNTED.
         """
@@ -52,7 +62,8 @@ class Snapshots:
                 "SNAPSHOT_UNDER_WAY", "Another snapshot is being taken.", retry_after_s=1
             )
         at = self._desk.clock()
-        taken = {name: await capture(self._desk, at) for name, capture in self._captures.items()}
+        captures = self._forced if force else self._captures
+        taken = {name: await capture(self._desk, at) for name, capture in captures.items()}
         return Snapshot(at, queries=await capture_queries(conn, at), **taken)
 
     async def take_scheduled(self) -> None:

@@ -13,6 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as some
 
 from driveflow.monitor.v1 import health_pb2
+from driveflow.monitor.v1 import queries_pb2 as pb_queries
 from driveflow.monitor.v1 import tables_pb2 as pb
 from services.monitor.model.capacity import Forecast, Line, fitted, soonest_first
 from services.monitor.schedule import SETTLE
@@ -93,6 +94,18 @@ async def test_snapshots_are_taken_once_an_hour_and_old_ones_thinned_out(
         monitor.clock.ahead = timedelta(minutes=65)
         later = await eventually(moments, lambda moments: len(moments) > len(found))
         assert later[:-1] == found
+
+
+@shared
+async def test_a_snapshot_that_is_asked_for_is_taken_before_its_hour(watcher: Monitor) -> None:
+    before = set(kept(watcher.database))
+    for _ in range(2):
+        taken = await watcher.stub().CaptureSnapshot(pb_queries.CaptureSnapshotRequest())
+        assert taken.tables > 50
+    made = set(kept(watcher.database)) - before
+    assert len(made) == 2
+    with watcher.admin() as admin:
+        admin.execute('DELETE FROM monitor."CapacitySnapshot" WHERE at = ANY (%s)', [[*made]])
 
 
 async def test_the_disk_is_full_when_the_line_says_so_and_nothing_is_said_too_early(

@@ -138,7 +138,7 @@ class Queries:
         async with self._desk.write() as conn:
             answer = await idempotency.recall(conn, audit.PLATFORM, request, pb.Snapshot)
             if answer is None:
-                answer = messages.snapshot(await self._snapshots.take(conn))
+                answer = messages.snapshot(await self._snapshots.take(conn, force=True))
                 await idempotency.remember(conn, audit.PLATFORM, request, answer)
         return answer
 
