@@ -422,7 +422,7 @@ def wrap_handler(
         request_deserializer=_lenient(handler.request_deserializer)
         if not method.request_streaming
         else handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        response_serializer=_serializer(handler.response_serializer),
     )
 
 
@@ -436,6 +436,15 @@ def _lenient(deserializer: Any) -> Callable[[bytes], Any]:
             return error
 
     return deserialize
+
+
+def _serializer(serializer: Any) -> Callable[[Any], bytes]:
+    """That of the generated code, but for responses that are written already (libs/wire.py)."""
+
+    def serialize(response: Any) -> bytes:
+        return response if type(response) is bytes else serializer(response)
+
+    return serialize
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Handler:
