@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 from psycopg import abc, errors
@@ -34,8 +35,10 @@ CONNECTIONS = 2
 READS_MAX = 16
 """In a batch."""
 WAITING_MAX = 64
-TURNS = 8
-"""Of the event loop, for which reads gather before they leave."""
+GATHER_S = 0.002
+"""How long reads gather at most before they leave."""
+QUICK_TURN_S, QUICK_TURNS = 15e-6, 3
+"""So many turns of the event loop that took so little: nothing else is under way to wait for."""
 LATE_S = 0.005
 """Then what waits need not wait for a batch to come back."""
 STATEMENT_TIMEOUT_MS = 500
@@ -171,16 +174,19 @@ class Batches:
                 self._gathering = False
 
     async def _gather(self) -> None:
-        """Let the loop turn a few times: other calls under way may want to read as well.
+        """Let the loop turn while it is busy: other calls under way may want to read as well.
 
-        A busy loop brings some, an idle one goes round in no time.
+        Each turn of a busy loop takes a call a step on; an idle one goes round in no time.
         """
         self._gathering = True
         try:
-            for _ in range(TURNS if self._waiting else 0):
-                if len(self._waiting) >= READS_MAX:
-                    break
+            now = time.monotonic()
+            until, quick = now + GATHER_S, 0
+            while 0 < len(self._waiting) < READS_MAX and now < until and quick < QUICK_TURNS:
+                before = now
                 await asyncio.sleep(0)
+                now = time.monotonic()
+                quick = quick + 1 if now - before < QUICK_TURN_S else 0
         finally:
             self._gathering = False
 
@@ -223,11 +229,18 @@ class Batches:
                 self._send_elsewhere()
 
     async def _carry_one(self, conn: Connection, batch: Sequence[_Read]) -> None:
+        # Those of a school and a method have one scope, remembered: they share it.
+        shared: dict[int, list[_Read]] = {}
+        for read in batch:
+            shared.setdefault(id(read.scope), []).append(read)
+        groups = [*shared.values()]
         # Not cancelled: that would wait for the server once more.
         given_up = self._loop.call_later(BATCH_TIMEOUT_S, conn.give_up)
         try:
-            found = await conn.batch([(read.scope, read.statement) for read in batch])
-            for read, answer in zip(batch, found, strict=True):
+            found = await conn.batch(
+                [(reads[0].scope, [read.statement for read in reads]) for reads in groups]
+            )
+            for read, answer in zip(chain.from_iterable(groups), found, strict=True):
                 read.settle(answer)
         finally:
             given_up.cancel()
