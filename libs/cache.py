@@ -15,12 +15,12 @@ import json
 import logging
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from cachetools import LRUCache
 from psycopg import AsyncCursor, sql
 
 from libs import calls, consistency, telemetry
@@ -90,7 +90,9 @@ class Cache:
         self._channel = channel
         self._ttl_s = ttl_s
         self._clock = clock
-        self._entries: LRUCache[Key, _Entry] = LRUCache(entries_max)
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        """That used longest ago first."""
+        self._entries_max = entries_max
         self._flights: dict[Key, _Flight] = {}
         """The fill that callers of a key may join; one that may be too old is not in here."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -115,6 +117,7 @@ class Cache:
         if self._clock() >= entry.expires_at or entry.org != org_id.int:
             del self._entries[key]
             return None
+        self._entries.move_to_end(key)
         self._figures.hits += 1
         return entry.value
 
@@ -220,11 +223,17 @@ class Cache:
             if owner is not org_id and str(owner) != str(org_id):
                 raise RuntimeError(f"a fill read a {key[1]} of another school")
             if value is not None and flight.position is not None and self._is_current(key, flight):
-                self._entries[key] = _Entry(value, org_id.int, flight.position, expires_at)
+                self._keep(key, _Entry(value, org_id.int, flight.position, expires_at))
             return value
         finally:
             if self._is_current(key, flight):
                 del self._flights[key]
+
+    def _keep(self, key: Key, entry: _Entry) -> None:
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
 
     def _is_current(self, key: Key, flight: _Flight) -> bool:
         """Whether nothing was heard of the key, and no newer fill was asked for, since it began."""

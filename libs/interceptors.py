@@ -210,36 +210,32 @@ class Chain:
         limit_s = method.timeout_s or self.call_timeout_s
         rule, verifier, deadlines = method.rule, self.verifier, self.deadlines
 
-        async def guarded(request: Any, context: Context, call: Call, metadata: Metadata) -> Any:
-            if load.calls >= load.calls_max:
-                raise overloaded()
-            load.calls += 1
-            try:
-                with Deadline(deadlines, call, context, limit_s):
-                    if rule is not None:
-                        header = access.authorization(metadata)
-                        # Also of a refused call: the log says whose it was.
-                        caller = verifier.remembered(header) or await verifier.caller(header)
-                        call.caller = caller
-                        rule.allow(caller)
-                    validate(request)
-                    return await behaviour(request, context)
-            finally:
-                load.calls -= 1
-
         async def handler(request: Any, context: Context) -> Any:
             metadata = tuple(context.invocation_metadata() or ())
             call = Call(method.name, metadata=metadata)
             calls.begin(call)
             started = time.perf_counter()
             with observe.span(metadata):
+                admitted = load.calls < load.calls_max
+                load.calls += admitted
                 try:
-                    response = await guarded(request, context, call, metadata)
+                    if not admitted:
+                        raise overloaded()
+                    with Deadline(deadlines, call, context, limit_s):
+                        if rule is not None:
+                            header = access.authorization(metadata)
+                            # Also of a refused call: the log says whose it was.
+                            caller = verifier.remembered(header) or await verifier.caller(header)
+                            call.caller = caller
+                            rule.allow(caller)
+                        validate(request)
+                        response = await behaviour(request, context)
                     context.set_trailing_metadata(_trailing(call))
                     return response
                 except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
                     await _refuse(context, raised)
                 finally:
+                    load.calls -= admitted
                     observe.finished(context.code(), time.perf_counter() - started, call)
 
         return handler
