@@ -83,14 +83,11 @@ class Call:
 _current: ContextVar[Call | None] = ContextVar("driveflow_call", default=None)
 
 
-def begin(call: Call) -> None:
-    """Make `call` the current one of this task."""
-    _current.set(call)
+begin = _current.set
+"""Make a call the current one of this task."""
 
-
-def current() -> Call | None:
-    """The call under way; None in background work."""
-    return _current.get()
+current = _current.get
+"""The call under way; None in background work."""
 
 
 def caller() -> Caller:
