@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -57,12 +58,31 @@ class _Entry:
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A fill that callers share."""
+    """A fill that callers share; each has a wait of his own, which he may give up."""
 
-    task: asyncio.Task[Any] = field(init=False)
+    task: asyncio.Task[None] = field(init=False)
+    waits: list[asyncio.Future[Any]] = field(default_factory=list)
     started: bool = False
     position: Token | None = None
     """None: nobody listened when it started, so its value is not kept."""
+
+    def wait(self) -> asyncio.Future[Any]:
+        """What will be the value, or why there is none."""
+        waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.waits.append(waiting)
+        return waiting
+
+    def land(self, value: Any, error: BaseException | None = None) -> None:
+        """Tell all who still wait."""
+        for waiting in self.waits:
+            if waiting.done():
+                continue
+            if error is None:
+                waiting.set_result(value)
+            elif isinstance(error, asyncio.CancelledError):
+                waiting.cancel()
+            else:
+                waiting.set_exception(error)
 
 
 class Cache:
@@ -156,7 +176,8 @@ class Cache:
         else:
             self._figures.bypasses += 1
         flight = self._flight(org_id, _key(org_id, kind, id), fill, at_least)
-        return cast("V | None", await asyncio.shield(flight.task))
+        found: V | None = await flight.wait()
+        return found
 
     async def run(self) -> None:
         """Listen to what changes, for ever."""
@@ -192,7 +213,7 @@ class Cache:
         after = None if current is None else current.task
         flight.task = asyncio.create_task(self._fill(flight, org_id, key, fill, after))
         self._tasks.add(flight.task)
-        flight.task.add_done_callback(self._landed)
+        flight.task.add_done_callback(partial(self._landed, flight))
         return flight
 
     def _will_do(self, flight: _Flight, at_least: Token | None) -> bool:
@@ -209,8 +230,8 @@ class Cache:
         org_id: UUID,
         key: Key,
         fill: Callable[[], Awaitable[Any]],
-        after: asyncio.Task[Any] | None,
-    ) -> Any:
+        after: asyncio.Task[None] | None,
+    ) -> None:
         try:
             if after is not None:
                 await asyncio.wait([after])
@@ -224,7 +245,9 @@ class Cache:
                 raise RuntimeError(f"a fill read a {key[1]} of another school")
             if value is not None and flight.position is not None and self._is_current(key, flight):
                 self._keep(key, _Entry(value, org_id.int, flight.position, expires_at))
-            return value
+            flight.land(value)
+        except Exception as error:  # noqa: BLE001 (theirs who wait)
+            flight.land(None, error)
         finally:
             if self._is_current(key, flight):
                 del self._flights[key]
@@ -239,10 +262,10 @@ class Cache:
         """Whether nothing was heard of the key, and no newer fill was asked for, since it began."""
         return self._flights.get(key) is flight
 
-    def _landed(self, task: asyncio.Task[Any]) -> None:
+    def _landed(self, flight: _Flight, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # noted, also where all who waited have gone
+        if task.cancelled():
+            flight.land(None, asyncio.CancelledError())
 
     # --- invalidation ---
 

@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.booking.v1 import booking_pb2 as pb
 from libs import calls, consistency, errors, masks, pages, wire
+from libs.consistency import Token
 from libs.errors import NotFound
 from libs.interceptors import Context
 from libs.messages import date_message, day, no_such_day, optional_id, stamp, time
@@ -38,22 +39,23 @@ class Reads:
 
     async def GetBooking(self, request: pb.GetBookingRequest, context: Context) -> pb.Booking:
         org_id = calls.caller().org
+        found: pb.Booking | None
         if request.HasField("read_mask") and request.read_mask.paths:
             paths = _paths(request.read_mask, store.GET_PATHS)
             found = await self._read(org_id, uuid.UUID(request.booking_id), paths)
         else:
-            found = await self._cached(org_id, request.booking_id)
+            at_least = consistency.wanted(calls.metadata())
+            found = self._desk.cache.hit(org_id, "booking", request.booking_id, at_least)
+            if found is None:
+                found = await self._fetch(org_id, uuid.UUID(request.booking_id), at_least)
         if found is None:
             raise errors.not_found("booking", uuid.UUID(request.booking_id))
         return found
 
-    async def _cached(self, org_id: uuid.UUID, id_text: str) -> pb.Booking | None:
+    async def _fetch(
+        self, org_id: uuid.UUID, booking_id: uuid.UUID, at_least: Token | None
+    ) -> pb.Booking | None:
         """What is kept is the message as it is sent."""
-        at_least = consistency.wanted(calls.metadata())
-        found: pb.Booking | None = self._desk.cache.hit(org_id, "booking", id_text, at_least)
-        if found is not None:
-            return found
-        booking_id = uuid.UUID(id_text)
 
         async def fill() -> pb.Booking | None:
             return await self._read(org_id, booking_id, store.GET_PATHS)
