@@ -110,8 +110,11 @@ class Batches:
         observe = sent.statement.observe
         started = time.perf_counter()
         try:
+            answer = self._ask(scope, sent)
+            if not telemetry.traces():
+                return await answer
             with observe.span():
-                return await self._ask(_Read(scope, self.wired(sent), self._loop.create_future()))
+                return await answer
         finally:
             observe.finished(time.perf_counter() - started)
 
@@ -135,18 +138,18 @@ class Batches:
 
     # --- what waits ---
 
-    def _ask(self, read: _Read) -> asyncio.Future[Rows | None]:
-        self._waiting.append(read)
-        self._wake_one()
-        return read.answer
+    def _ask(self, scope: Wired, sent: Sent) -> asyncio.Future[Rows | None]:
+        answer: asyncio.Future[Rows | None] = self._loop.create_future()
+        self._waiting.append(_Read(scope, scoped.wired(sent, self._adapt), answer))
+        if self._idle and not self._gathering:
+            self._wake_one()
+        return answer
 
     def _wake_one(self) -> None:
-        """Have an idle connection carry what waits.
+        """Have an idle connection carry what waits, unless another gathers.
 
-        Not while another gathers, or is away and soon back: fewer and larger batches cost less.
+        Not while another is away and soon back: fewer and larger batches cost less.
         """
-        if self._gathering or not self._idle:
-            return
         late = time.monotonic() - self._left_at > LATE_S
         if late or len(self._idle) == self._open or len(self._waiting) >= READS_MAX:
             idle = self._idle.pop()

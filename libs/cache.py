@@ -211,7 +211,8 @@ class Cache:
             return current
         flight = self._flights[key] = _Flight()
         after = None if current is None else current.task
-        flight.task = asyncio.create_task(self._fill(flight, org_id, key, fill, after))
+        loop = asyncio.get_running_loop()
+        flight.task = loop.create_task(self._fill(flight, org_id, key, fill, after))
         self._tasks.add(flight.task)
         flight.task.add_done_callback(partial(self._landed, flight))
         return flight
@@ -237,7 +238,7 @@ class Cache:
                 await asyncio.wait([after])
             _outlive_the_caller()
             flight.started, flight.position = True, self._position
-            jitter = random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)  # noqa: S311
+            jitter = 1 - TTL_JITTER + 2 * TTL_JITTER * random.random()  # noqa: S311
             expires_at = self._clock() + self._ttl_s * jitter
             value = await fill()
             owner = getattr(value, "org_id", org_id)

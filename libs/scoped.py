@@ -99,9 +99,10 @@ class Statement:
 
     def values(self, params: Params) -> Sequence[Any]:
         """The parameters in their order; ProgrammingError when one is missing."""
-        if isinstance(params, Mapping):
+        # A dict is seen at once, for what else is a Mapping Python is asked.
+        if type(params) is dict or isinstance(params, Mapping):
             try:
-                return [params[name] for name in self.names]
+                return [*map(params.__getitem__, self.names)]
             except KeyError as missing:
                 raise errors.ProgrammingError(f"no parameter {missing}") from None
         given = params or ()

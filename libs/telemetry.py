@@ -219,6 +219,11 @@ def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
     return _state.tracer.start_as_current_span(name, attributes=attributes)
 
 
+def traces() -> bool:
+    """Whether there are spans at all."""
+    return _state.tracer is not None
+
+
 _NO_SPAN: AbstractContextManager[Any] = nullcontext()
 
 

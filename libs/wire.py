@@ -13,7 +13,7 @@ come as text.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -75,11 +75,17 @@ def message(written: str) -> str:
     return varint(len(written)) + written
 
 
+def repeated(before: str, messages: Iterable[str]) -> str:
+    """Each of the messages, behind what stands before them."""
+    return "".join([f"{before}{varint(len(each))}{each}" for each in messages])
+
+
 def written(of: Message) -> str:
     """The fields of a message that there is."""
     return of.SerializeToString().decode("latin-1")
 
 
+@lru_cache(REMEMBERED_MAX)
 def field(of: Descriptor, name: str) -> str:
     """What stands before the value of a field that is a string or a message."""
     return _tag(of.fields_by_name[name], _LEN)

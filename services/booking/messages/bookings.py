@@ -71,8 +71,7 @@ def writer(paths: tuple[str, ...]) -> wire.Write:
 
 def listed(of: Descriptor, paths: tuple[str, ...], rows: Iterable[wire.Row]) -> str:
     """The field `bookings` of a response: one of each row."""
-    before, write = wire.field(of, "bookings"), writer(paths)
-    return "".join([before + wire.message(write(row)) for row in rows])
+    return wire.repeated(wire.field(of, "bookings"), map(writer(paths), rows))
 
 
 def quote(row: CancellationQuote) -> pb.CancellationQuote:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.booking.v1 import booking_pb2 as pb
 from libs import calls, consistency, errors, masks, pages, wire
-from libs.consistency import Token
 from libs.errors import NotFound
 from libs.interceptors import Context
 from libs.messages import date_message, day, no_such_day, optional_id, stamp, time
@@ -47,20 +46,15 @@ class Reads:
             at_least = consistency.wanted(calls.metadata())
             found = self._desk.cache.hit(org_id, "booking", request.booking_id, at_least)
             if found is None:
-                found = await self._fetch(org_id, uuid.UUID(request.booking_id), at_least)
+                booking_id = uuid.UUID(request.booking_id)
+                # What is kept is the message as it is sent.
+                fill = partial(self._read, org_id, booking_id, store.GET_PATHS)
+                found = await self._desk.cache.fetch(
+                    org_id, "booking", booking_id, fill, at_least=at_least
+                )
         if found is None:
             raise errors.not_found("booking", uuid.UUID(request.booking_id))
         return found
-
-    async def _fetch(
-        self, org_id: uuid.UUID, booking_id: uuid.UUID, at_least: Token | None
-    ) -> pb.Booking | None:
-        """What is kept is the message as it is sent."""
-
-        async def fill() -> pb.Booking | None:
-            return await self._read(org_id, booking_id, store.GET_PATHS)
-
-        return await self._desk.cache.fetch(org_id, "booking", booking_id, fill, at_least=at_least)
 
     async def _read(
         self, org_id: uuid.UUID, booking_id: uuid.UUID, paths: tuple[str, ...]
