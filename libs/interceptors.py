@@ -209,36 +209,39 @@ class Chain:
             call = Call(method.name, metadata=metadata)
             calls.begin(call)
             started = time.perf_counter()
-            with observe.span(metadata):
+            try:
+                if load.calls >= load.calls_max:
+                    raise overloaded()
+                load.calls += 1
+                deadline = deadlines.begin(call, context, limit_s)
                 try:
-                    if load.calls >= load.calls_max:
-                        raise overloaded()
-                    load.calls += 1
-                    deadline = deadlines.begin(call, context, limit_s)
-                    try:
-                        if rule is not None:
-                            header = access.authorization(metadata)
-                            # Also of a refused call: the log says whose it was.
-                            caller = verifier.remembered(header) or await verifier.caller(header)
-                            call.caller = caller
-                            rule.allow(caller)
-                        validate(request)
-                        response = await behaviour(request, context)
-                    except asyncio.CancelledError:
-                        if deadline.is_why():
-                            raise too_late() from None
-                        raise
-                    finally:
-                        load.calls -= 1
-                        deadlines.end(deadline)
-                    context.set_trailing_metadata(_trailing(call))
-                    return response
-                except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
-                    await _refuse(context, raised)
+                    if rule is not None:
+                        header = access.authorization(metadata)
+                        # Also of a refused call: the log says whose it was.
+                        caller = verifier.remembered(header) or await verifier.caller(header)
+                        call.caller = caller
+                        rule.allow(caller)
+                    validate(request)
+                    response = await behaviour(request, context)
+                except asyncio.CancelledError:
+                    if deadline.is_why():
+                        raise too_late() from None
+                    raise
                 finally:
-                    observe.finished(context.code(), time.perf_counter() - started, call)
+                    load.calls -= 1
+                    deadlines.end(deadline)
+                context.set_trailing_metadata(_trailing(call))
+                return response
+            except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
+                await _refuse(context, raised)
+            finally:
+                observe.finished(context.code(), time.perf_counter() - started, call)
 
-        return handler
+        async def traced(request: Any, context: Context) -> Any:
+            with observe.span(context.invocation_metadata() or ()):
+                return await handler(request, context)
+
+        return traced if telemetry.traces() else handler
 
     def load_layer(self, inner: Handler) -> Handler:
         """Refuse at once a stream that would be more than the server takes on."""
