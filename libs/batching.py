@@ -35,10 +35,10 @@ CONNECTIONS = 2
 READS_MAX = 16
 """In a batch."""
 WAITING_MAX = 64
+TURNS = 8
+"""Of the event loop, in which another read must have come for a batch to wait for more."""
 GATHER_S = 0.002
-"""How long reads gather at most before they leave."""
-QUICK_TURN_S, QUICK_TURNS = 15e-6, 3
-"""So many turns of the event loop that took so little: nothing else is under way to wait for."""
+"""How long a batch waits at most before it leaves."""
 LATE_S = 0.005
 """Then what waits need not wait for a batch to come back."""
 STATEMENT_TIMEOUT_MS = 500
@@ -177,19 +177,18 @@ class Batches:
                 self._gathering = False
 
     async def _gather(self) -> None:
-        """Let the loop turn while it is busy: other calls under way may want to read as well.
+        """Let the loop turn while that brings reads: other calls under way may want to as well.
 
         Each turn of a busy loop takes a call a step on; an idle one goes round in no time.
         """
         self._gathering = True
         try:
-            now = time.monotonic()
-            until, quick = now + GATHER_S, 0
-            while 0 < len(self._waiting) < READS_MAX and now < until and quick < QUICK_TURNS:
-                before = now
+            seen, turns = len(self._waiting), 0
+            until = time.monotonic() + GATHER_S
+            while 0 < seen < READS_MAX and turns < TURNS and time.monotonic() < until:
                 await asyncio.sleep(0)
-                now = time.monotonic()
-                quick = quick + 1 if now - before < QUICK_TURN_S else 0
+                turns = turns + 1 if len(self._waiting) <= seen else 0
+                seen = len(self._waiting)
         finally:
             self._gathering = False
 
