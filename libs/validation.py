@@ -22,7 +22,7 @@ Check = Callable[[Any], bool]
 """Of a field's value or a message: True if it breaks no rule; False if it may."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _DEPTH_MAX = 4
-_NUMBERS = {"int32", "int64"}
+_NUMBERS = {"int32", "int64", "double"}
 
 
 def validate(message: Any) -> None:
@@ -81,24 +81,38 @@ def _of_message(message: Descriptor, depth: int) -> Check | None:
     oneofs = any(each.GetOptions().ListFields() for each in message.oneofs)
     if depth == 0 or options.HasExtension(validate_pb2.message) or oneofs:
         return None
-    wanted = []
+    required, wanted = [], []
     for field in message.fields:
         holds = _of_field(field, depth)
         if holds is None:
             return None
+        if _is_required(field):
+            required.append(field.name)
         if holds is not _always:
-            wanted.append((field.name, field.message_type is not None, holds))
-    return _all(wanted) if wanted else _always
+            wanted.append((field.name, field.has_presence, holds))
+    return _all(required, wanted) if required or wanted else _always
 
 
 def _always(_: Any) -> bool:
     return True
 
 
-def _all(wanted: list[tuple[str, bool, Check]]) -> Check:
+def _is_required(field: FieldDescriptor) -> bool:
+    """Whether it is a message that must be there, and no other rule is about it."""
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    told = [each.name for each, _ in rules.ListFields()]
+    return field.message_type is not None and told == ["required"]
+
+
+def _all(required: list[str], wanted: list[tuple[str, bool, Check]]) -> Check:
+    """Fields that must be there; of others whether they may be unset, and what holds if not."""
+
     def met(message: Any) -> bool:
-        for name, nested, holds in wanted:
-            if nested and not message.HasField(name):
+        for name in required:
+            if not message.HasField(name):
+                return False
+        for name, optional, holds in wanted:
+            if optional and not message.HasField(name):
                 continue
             if not holds(getattr(message, name)):
                 return False
@@ -110,11 +124,12 @@ def _all(wanted: list[tuple[str, bool, Check]]) -> Check:
 def _of_field(field: FieldDescriptor, depth: int) -> Check | None:
     has_rules = field.GetOptions().HasExtension(validate_pb2.field)
     if field.message_type is not None:
-        below = None if has_rules else _of_message(field.message_type, depth - 1)
+        plain = not has_rules or (_is_required(field) and not field.is_repeated)
+        below = _of_message(field.message_type, depth - 1) if plain else None
         return None if field.is_repeated and below is not _always else below
     if not has_rules:
         return _always
-    if field.is_repeated or field.has_presence:
+    if field.is_repeated:
         return None
     return _of_rules(field, field.GetOptions().Extensions[validate_pb2.field])
 
