@@ -377,17 +377,15 @@ def _payload(org_id: UUID, kind: str, ids: Sequence[str]) -> str:
 
 
 def _key(org_id: UUID, kind: str, id: UUID | str) -> Key:  # noqa: A002
-    return org_id.int, kind, id.int if isinstance(id, UUID) else _plain(id)
-
-
-def _plain(id: str) -> int | str:  # noqa: A002
     """A UUID that is written out is the same key as the UUID."""
+    if isinstance(id, UUID):
+        return org_id.int, kind, id.int
     digits = id.replace("-", "")
     try:
         # As UUID does it, but for what else it takes.
-        return int(digits, 16) if len(digits) == 32 else UUID(id).int
+        return org_id.int, kind, int(digits, 16) if len(digits) == 32 else UUID(id).int
     except ValueError:
-        return id
+        return org_id.int, kind, id
 
 
 def _outlive_the_caller() -> None:

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from random import getrandbits
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
@@ -206,7 +207,8 @@ class Chain:
 
         async def handler(request: Any, context: Context) -> Any:
             metadata = tuple(context.invocation_metadata() or ())
-            call = Call(method.name, metadata=metadata)
+            # The id is given: its default would cost a call more.
+            call = Call(method.name, f"{getrandbits(128):032x}", metadata=metadata)
             calls.begin(call)
             started = time.perf_counter()
             try:

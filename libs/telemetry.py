@@ -261,7 +261,8 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
 
     def finished(self, code: Any, seconds: float, call: calls.Call) -> None:
         """Record how a call ended."""
-        status = _status(code, call)
+        well = not code and call.error_reason is None and sys.exc_info()[1] is None
+        status = "OK" if well else _status(code, call)
         durations = _state.rpc_duration
         if durations is not None:
             observe = self._by_status.get(status) if durations is self._durations else None

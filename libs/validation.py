@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError
 from buf.validate import validate_pb2
 from libs.errors import InvalidArgument
 
-Check = Callable[[Any], bool]
-"""Of a field's value or a message: True if it breaks no rule; False if it may."""
+Check = Callable[[Any], object]
+"""Of a field's value or a message: true if it breaks no rule; false if it may."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _DEPTH_MAX = 4
 _NUMBERS = {"int32", "int64", "double"}
@@ -149,7 +149,7 @@ def _of_rules(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Check |
 
 def _of_kind(field: FieldDescriptor, kind: str, told: dict[str, Any]) -> Check | None:
     if kind == "string" and told == {"uuid": True}:
-        return lambda value: _UUID.fullmatch(value) is not None
+        return _UUID.fullmatch
     if kind == "string" and told.keys() <= {"min_len", "max_len"}:
         least, most = told.get("min_len", 0), told.get("max_len", float("inf"))
         return lambda value: least <= len(value) <= most
