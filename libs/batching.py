@@ -3,7 +3,7 @@
 A connection of the pool for each read costs more than the read: to take it and give it back, a
 message each way, two processes woken. Here connections of their own carry what is asked: while one
 is away, reads gather, and leave in one message when it is back. Behind each other in one
-transaction, each has the setting of its own school right before it.
+transaction, each is behind the setting of its own school; neighbours with the same share it.
 
 Only for statements that are quick by an index: all of a batch wait for its slowest. One that takes
 longer than STATEMENT_TIMEOUT_MS is ended, and whatever is not answered here, for whatever reason,
