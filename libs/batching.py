@@ -3,7 +3,7 @@
 A connection of the pool for each read costs more than the read: to take it and give it back, a
 message each way, two processes woken. Here connections of their own carry what is asked: while one
 is away, reads gather, and leave in one message when it is back. Behind each other in one
-transaction, each has the setting of its own school right before it.
+transaction, each is behind the setting of its own school; neighbours with the same share it.
 
 Only for statements that are quick by an index: all of a batch wait for its slowest. One that takes
 longer than STATEMENT_TIMEOUT_MS is ended, and whatever is not answered here, for whatever reason,
@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 from psycopg import abc, errors
@@ -35,7 +36,9 @@ READS_MAX = 16
 """In a batch."""
 WAITING_MAX = 64
 TURNS = 8
-"""Of the event loop, for which reads gather before they leave."""
+"""Of the event loop, in which another read must have come for a batch to wait for more."""
+GATHER_S = 0.002
+"""How long a batch waits at most before it leaves."""
 LATE_S = 0.005
 """Then what waits need not wait for a batch to come back."""
 STATEMENT_TIMEOUT_MS = 500
@@ -107,8 +110,11 @@ class Batches:
         observe = sent.statement.observe
         started = time.perf_counter()
         try:
+            answer = self._ask(scope, sent)
+            if not telemetry.traces():
+                return await answer
             with observe.span():
-                return await self._ask(_Read(scope, self.wired(sent), self._loop.create_future()))
+                return await answer
         finally:
             observe.finished(time.perf_counter() - started)
 
@@ -132,18 +138,18 @@ class Batches:
 
     # --- what waits ---
 
-    def _ask(self, read: _Read) -> asyncio.Future[Rows | None]:
-        self._waiting.append(read)
-        self._wake_one()
-        return read.answer
+    def _ask(self, scope: Wired, sent: Sent) -> asyncio.Future[Rows | None]:
+        answer: asyncio.Future[Rows | None] = self._loop.create_future()
+        self._waiting.append(_Read(scope, scoped.wired(sent, self._adapt), answer))
+        if self._idle and not self._gathering:
+            self._wake_one()
+        return answer
 
     def _wake_one(self) -> None:
-        """Have an idle connection carry what waits.
+        """Have an idle connection carry what waits, unless another gathers.
 
-        Not while another gathers, or is away and soon back: fewer and larger batches cost less.
+        Not while another is away and soon back: fewer and larger batches cost less.
         """
-        if self._gathering or not self._idle:
-            return
         late = time.monotonic() - self._left_at > LATE_S
         if late or len(self._idle) == self._open or len(self._waiting) >= READS_MAX:
             idle = self._idle.pop()
@@ -171,16 +177,18 @@ class Batches:
                 self._gathering = False
 
     async def _gather(self) -> None:
-        """Let the loop turn a few times: other calls under way may want to read as well.
+        """Let the loop turn while that brings reads: other calls under way may want to as well.
 
-        A busy loop brings some, an idle one goes round in no time.
+        Each turn of a busy loop takes a call a step on; an idle one goes round in no time.
         """
         self._gathering = True
         try:
-            for _ in range(TURNS if self._waiting else 0):
-                if len(self._waiting) >= READS_MAX:
-                    break
+            seen, turns = len(self._waiting), 0
+            until = time.monotonic() + GATHER_S
+            while 0 < seen < READS_MAX and turns < TURNS and time.monotonic() < until:
                 await asyncio.sleep(0)
+                turns = turns + 1 if len(self._waiting) <= seen else 0
+                seen = len(self._waiting)
         finally:
             self._gathering = False
 
@@ -223,11 +231,18 @@ class Batches:
                 self._send_elsewhere()
 
     async def _carry_one(self, conn: Connection, batch: Sequence[_Read]) -> None:
+        # Those of a school and a method have one scope, remembered: they share it.
+        shared: dict[int, list[_Read]] = {}
+        for read in batch:
+            shared.setdefault(id(read.scope), []).append(read)
+        groups = [*shared.values()]
         # Not cancelled: that would wait for the server once more.
         given_up = self._loop.call_later(BATCH_TIMEOUT_S, conn.give_up)
         try:
-            found = await conn.batch([(read.scope, read.statement) for read in batch])
-            for read, answer in zip(batch, found, strict=True):
+            found = await conn.batch(
+                [(reads[0].scope, [read.statement for read in reads]) for reads in groups]
+            )
+            for read, answer in zip(chain.from_iterable(groups), found, strict=True):
                 read.settle(answer)
         finally:
             given_up.cancel()

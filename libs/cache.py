@@ -15,12 +15,13 @@ import json
 import logging
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from cachetools import LRUCache
 from psycopg import AsyncCursor, sql
 
 from libs import calls, consistency, telemetry
@@ -57,12 +58,31 @@ class _Entry:
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A fill that callers share."""
+    """A fill that callers share; each has a wait of his own, which he may give up."""
 
-    task: asyncio.Task[Any] = field(init=False)
+    task: asyncio.Task[None] = field(init=False)
+    waits: list[asyncio.Future[Any]] = field(default_factory=list)
     started: bool = False
     position: Token | None = None
     """None: nobody listened when it started, so its value is not kept."""
+
+    def wait(self) -> asyncio.Future[Any]:
+        """What will be the value, or why there is none."""
+        waiting: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.waits.append(waiting)
+        return waiting
+
+    def land(self, value: Any, error: BaseException | None = None) -> None:
+        """Tell all who still wait."""
+        for waiting in self.waits:
+            if waiting.done():
+                continue
+            if error is None:
+                waiting.set_result(value)
+            elif isinstance(error, asyncio.CancelledError):
+                waiting.cancel()
+            else:
+                waiting.set_exception(error)
 
 
 class Cache:
@@ -90,7 +110,9 @@ class Cache:
         self._channel = channel
         self._ttl_s = ttl_s
         self._clock = clock
-        self._entries: LRUCache[Key, _Entry] = LRUCache(entries_max)
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        """That used longest ago first."""
+        self._entries_max = entries_max
         self._flights: dict[Key, _Flight] = {}
         """The fill that callers of a key may join; one that may be too old is not in here."""
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -115,6 +137,7 @@ class Cache:
         if self._clock() >= entry.expires_at or entry.org != org_id.int:
             del self._entries[key]
             return None
+        self._entries.move_to_end(key)
         self._figures.hits += 1
         return entry.value
 
@@ -153,7 +176,8 @@ class Cache:
         else:
             self._figures.bypasses += 1
         flight = self._flight(org_id, _key(org_id, kind, id), fill, at_least)
-        return cast("V | None", await asyncio.shield(flight.task))
+        found: V | None = await flight.wait()
+        return found
 
     async def run(self) -> None:
         """Listen to what changes, for ever."""
@@ -187,9 +211,10 @@ class Cache:
             return current
         flight = self._flights[key] = _Flight()
         after = None if current is None else current.task
-        flight.task = asyncio.create_task(self._fill(flight, org_id, key, fill, after))
+        loop = asyncio.get_running_loop()
+        flight.task = loop.create_task(self._fill(flight, org_id, key, fill, after))
         self._tasks.add(flight.task)
-        flight.task.add_done_callback(self._landed)
+        flight.task.add_done_callback(partial(self._landed, flight))
         return flight
 
     def _will_do(self, flight: _Flight, at_least: Token | None) -> bool:
@@ -206,34 +231,42 @@ class Cache:
         org_id: UUID,
         key: Key,
         fill: Callable[[], Awaitable[Any]],
-        after: asyncio.Task[Any] | None,
-    ) -> Any:
+        after: asyncio.Task[None] | None,
+    ) -> None:
         try:
             if after is not None:
                 await asyncio.wait([after])
             _outlive_the_caller()
             flight.started, flight.position = True, self._position
-            jitter = random.uniform(1 - TTL_JITTER, 1 + TTL_JITTER)  # noqa: S311
+            jitter = 1 - TTL_JITTER + 2 * TTL_JITTER * random.random()  # noqa: S311
             expires_at = self._clock() + self._ttl_s * jitter
             value = await fill()
             owner = getattr(value, "org_id", org_id)
             if owner is not org_id and str(owner) != str(org_id):
                 raise RuntimeError(f"a fill read a {key[1]} of another school")
             if value is not None and flight.position is not None and self._is_current(key, flight):
-                self._entries[key] = _Entry(value, org_id.int, flight.position, expires_at)
-            return value
+                self._keep(key, _Entry(value, org_id.int, flight.position, expires_at))
+            flight.land(value)
+        except Exception as error:  # noqa: BLE001 (theirs who wait)
+            flight.land(None, error)
         finally:
             if self._is_current(key, flight):
                 del self._flights[key]
+
+    def _keep(self, key: Key, entry: _Entry) -> None:
+        self._entries[key] = entry
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._entries_max:
+            self._entries.popitem(last=False)
 
     def _is_current(self, key: Key, flight: _Flight) -> bool:
         """Whether nothing was heard of the key, and no newer fill was asked for, since it began."""
         return self._flights.get(key) is flight
 
-    def _landed(self, task: asyncio.Task[Any]) -> None:
+    def _landed(self, flight: _Flight, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # noted, also where all who waited have gone
+        if task.cancelled():
+            flight.land(None, asyncio.CancelledError())
 
     # --- invalidation ---
 
@@ -344,17 +377,15 @@ def _payload(org_id: UUID, kind: str, ids: Sequence[str]) -> str:
 
 
 def _key(org_id: UUID, kind: str, id: UUID | str) -> Key:  # noqa: A002
-    return org_id.int, kind, id.int if isinstance(id, UUID) else _plain(id)
-
-
-def _plain(id: str) -> int | str:  # noqa: A002
     """A UUID that is written out is the same key as the UUID."""
+    if isinstance(id, UUID):
+        return org_id.int, kind, id.int
     digits = id.replace("-", "")
     try:
         # As UUID does it, but for what else it takes.
-        return int(digits, 16) if len(digits) == 32 else UUID(id).int
+        return org_id.int, kind, int(digits, 16) if len(digits) == 32 else UUID(id).int
     except ValueError:
-        return id
+        return org_id.int, kind, id
 
 
 def _outlive_the_caller() -> None:

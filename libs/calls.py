@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from random import getrandbits
 
 from libs.errors import DomainError, PermissionDenied, Unauthenticated
 
@@ -57,7 +57,8 @@ class Call:
 
     method: str
     """Package-qualified, as in grpc: driveflow.tracking.v1.TrackingService/StartTrip."""
-    request_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    request_id: str = field(default_factory=lambda: f"{getrandbits(128):032x}")
+    """Told to the caller and written into logs: nothing is guarded by it."""
     deadline: float | None = None
     """time.monotonic() by which the answer must be there."""
     caller: Caller | None = None
@@ -82,14 +83,11 @@ class Call:
 _current: ContextVar[Call | None] = ContextVar("driveflow_call", default=None)
 
 
-def begin(call: Call) -> None:
-    """Make `call` the current one of this task."""
-    _current.set(call)
+begin = _current.set
+"""Make a call the current one of this task."""
 
-
-def current() -> Call | None:
-    """The call under way; None in background work."""
-    return _current.get()
+current = _current.get
+"""The call under way; None in background work."""
 
 
 def caller() -> Caller:

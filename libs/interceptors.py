@@ -16,7 +16,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TypeAlias, cast
+from random import getrandbits
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -75,76 +76,70 @@ class Load:
 
 
 class Deadline:
-    """Ends what runs inside, and the call's wait, when the call's time is up.
+    """Ends what its task does once the call's time is up, until it is told that all is done.
 
     As asyncio.timeout, at a part of its price.
     """
 
-    __slots__ = ("_at", "_deadlines", "_expired", "_handle", "_task")
+    __slots__ = ("at", "expired", "task", "timer")
 
-    def __init__(self, deadlines: Deadlines, call: Call, context: Context, limit_s: float) -> None:
-        # None without a deadline, whatever the stubs say.
-        remaining = cast("float | None", context.time_remaining())
-        timeout_s = limit_s if remaining is None else min(remaining, limit_s)
-        self._at = call.deadline = time.monotonic() + timeout_s
-        self._expired = False
-        self._deadlines = deadlines
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task(deadlines.loop))
-        self._handle: asyncio.TimerHandle | None = None
-        if timeout_s < NEAR_S:
-            self.arm(time.monotonic())
-        else:
-            deadlines.add(self)
+    def __init__(self, at: float, task: asyncio.Task[Any]) -> None:
+        self.at = at
+        """time.monotonic()"""
+        self.task = task
+        self.timer: asyncio.TimerHandle | None = None
+        self.expired = False
 
-    @property
-    def is_armed(self) -> bool:
-        """Whether it needs no look any more: its own timer runs."""
-        return self._handle is not None
+    def expire(self) -> None:
+        """Cancel the task."""
+        self.expired = True
+        self.task.cancel()
 
-    def arm(self, now: float) -> None:
-        """Set the timer, if it is near."""
-        if self._handle is None and self._at - now < NEAR_S:
-            delay_s = max(0.0, self._at - now)
-            self._handle = self._deadlines.loop.call_later(delay_s, self._expire)
-
-    def _expire(self) -> None:
-        self._expired = True
-        self._task.cancel()
-
-    def __enter__(self) -> None:
-        """The clock runs already."""
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
-        self._deadlines.discard(self)
-        # Cancelled by others as well, it stays cancelled.
-        if self._expired and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise DeadlineExceeded("DEADLINE_EXCEEDED", "The call took too long.") from None
+    def is_why(self) -> bool:
+        """Whether the task was cancelled by this alone; by others as well, it stays cancelled."""
+        return self.expired and self.task.uncancel() == 0
 
 
 class Deadlines:
-    """Those of the calls under way that are far: few come near, so few get a timer of their own."""
+    """Those of the calls under way. Few come near their end, so few get a timer of their own."""
 
     def __init__(self) -> None:
         self._far: set[Deadline] = set()
         self._looking: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
 
-    def add(self, deadline: Deadline) -> None:
+    def begin(self, call: Call, context: Context, limit_s: float) -> Deadline:
+        """That of the call, which this task is to answer; `end` it."""
+        # None without a deadline, whatever the stubs say.
+        remaining: float | None = context.time_remaining()
+        timeout_s = limit_s if remaining is None or remaining > limit_s else remaining
+        call.deadline = at = time.monotonic() + timeout_s
+        task: Any = asyncio.current_task(self.loop)
+        deadline = Deadline(at, task)
+        if timeout_s < NEAR_S:
+            self._arm(deadline, timeout_s)
+            return deadline
         self._far.add(deadline)
         if self._looking is None:
             self._looking = self.loop.call_later(LOOK_EVERY_S, self._look)
+        return deadline
 
-    def discard(self, deadline: Deadline) -> None:
+    def end(self, deadline: Deadline) -> None:
+        """The call is answered, or refused."""
         self._far.discard(deadline)
+        if deadline.timer is not None:
+            deadline.timer.cancel()
+
+    def _arm(self, deadline: Deadline, left_s: float) -> None:
+        deadline.timer = self.loop.call_later(max(0.0, left_s), deadline.expire)
 
     def _look(self) -> None:
         """Every now and then, as long as there are calls."""
         now = time.monotonic()
-        for deadline in self._far:
-            deadline.arm(now)
-        self._far = {deadline for deadline in self._far if not deadline.is_armed}
+        near = {deadline for deadline in self._far if deadline.at - now < NEAR_S}
+        for deadline in near:
+            self._arm(deadline, deadline.at - now)
+        self._far -= near
         self._looking = self.loop.call_later(LOOK_EVERY_S, self._look) if self._far else None
 
 
@@ -210,12 +205,18 @@ class Chain:
         limit_s = method.timeout_s or self.call_timeout_s
         rule, verifier, deadlines = method.rule, self.verifier, self.deadlines
 
-        async def guarded(request: Any, context: Context, call: Call, metadata: Metadata) -> Any:
-            if load.calls >= load.calls_max:
-                raise overloaded()
-            load.calls += 1
+        async def handler(request: Any, context: Context) -> Any:
+            metadata = tuple(context.invocation_metadata() or ())
+            # The id is given: its default would cost a call more.
+            call = Call(method.name, f"{getrandbits(128):032x}", metadata=metadata)
+            calls.begin(call)
+            started = time.perf_counter()
             try:
-                with Deadline(deadlines, call, context, limit_s):
+                if load.calls >= load.calls_max:
+                    raise overloaded()
+                load.calls += 1
+                deadline = deadlines.begin(call, context, limit_s)
+                try:
                     if rule is not None:
                         header = access.authorization(metadata)
                         # Also of a refused call: the log says whose it was.
@@ -223,26 +224,26 @@ class Chain:
                         call.caller = caller
                         rule.allow(caller)
                     validate(request)
-                    return await behaviour(request, context)
-            finally:
-                load.calls -= 1
-
-        async def handler(request: Any, context: Context) -> Any:
-            metadata = tuple(context.invocation_metadata() or ())
-            call = Call(method.name, metadata=metadata)
-            calls.begin(call)
-            started = time.perf_counter()
-            with observe.span(metadata):
-                try:
-                    response = await guarded(request, context, call, metadata)
-                    context.set_trailing_metadata(_trailing(call))
-                    return response
-                except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
-                    await _refuse(context, raised)
+                    response = await behaviour(request, context)
+                except asyncio.CancelledError:
+                    if deadline.is_why():
+                        raise too_late() from None
+                    raise
                 finally:
-                    observe.finished(context.code(), time.perf_counter() - started, call)
+                    load.calls -= 1
+                    deadlines.end(deadline)
+                context.set_trailing_metadata(_trailing(call))
+                return response
+            except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
+                await _refuse(context, raised)
+            finally:
+                observe.finished(context.code(), time.perf_counter() - started, call)
 
-        return handler
+        async def traced(request: Any, context: Context) -> Any:
+            with observe.span(context.invocation_metadata() or ()):
+                return await handler(request, context)
+
+        return traced if telemetry.traces() else handler
 
     def load_layer(self, inner: Handler) -> Handler:
         """Refuse at once a stream that would be more than the server takes on."""
@@ -422,7 +423,7 @@ def wrap_handler(
         request_deserializer=_lenient(handler.request_deserializer)
         if not method.request_streaming
         else handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        response_serializer=_serializer(handler.response_serializer),
     )
 
 
@@ -436,6 +437,15 @@ def _lenient(deserializer: Any) -> Callable[[bytes], Any]:
             return error
 
     return deserialize
+
+
+def _serializer(serializer: Any) -> Callable[[Any], bytes]:
+    """That of the generated code, but for responses that are written already (libs/wire.py)."""
+
+    def serialize(response: Any) -> bytes:
+        return response if type(response) is bytes else serializer(response)
+
+    return serialize
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Handler:
@@ -468,6 +478,10 @@ def _log_fault(error: errors.Internal, raised: Exception) -> None:
 
 def overloaded() -> DomainError:
     return ResourceExhausted("OVERLOADED", "The server is overloaded.", retry_after_s=1)
+
+
+def too_late() -> DomainError:
+    return DeadlineExceeded("DEADLINE_EXCEEDED", "The call took too long.")
 
 
 def abandoned() -> DomainError:

@@ -122,7 +122,8 @@ class _QuickReader(_Reader):
     __slots__ = ("_batches",)
 
     def __init__(self, pool: Pool, org_id: uuid.UUID, batches: Batches) -> None:
-        super().__init__(pool, org_id)
+        self._pool = pool
+        self._org_id = org_id
         self._batches = batches
 
     async def execute(self, query: bytes, params: Params = None) -> Answer:

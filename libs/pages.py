@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import json
 import uuid
@@ -34,7 +35,8 @@ class Pages:
     def __init__(self, key: bytes) -> None:
         if len(key) < 32:
             raise ValueError("a page token key has 32 bytes or more")
-        self._key = key
+        # As long as BLAKE2b's own mode with a key takes; half the price of an HMAC.
+        self._key = hashlib.blake2b(key, person=b"page tokens").digest()
 
     def token(self, request: Message, org_id: uuid.UUID, values: list[Any]) -> str:
         """The token that continues `request` behind a row with these sort values (JSON types)."""
@@ -64,14 +66,12 @@ class Pages:
         bound.CopyFrom(request)
         bound.ClearField("page_token")
         bound.ClearField("page_size")
-        parts = (
-            request.DESCRIPTOR.full_name.encode(),
-            org_id.bytes,
-            bound.SerializeToString(deterministic=True),
-            body,
-        )
-        text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
-        return hmac.digest(self._key, text, "sha256")[:_MAC_BYTES]
+        arguments = bound.SerializeToString(deterministic=True)
+        method = request.DESCRIPTOR.full_name.encode()
+        # No two sets of parts give the same text: a name has no NUL, an id 16 bytes.
+        size = len(arguments).to_bytes(4, "big")
+        text = b"".join((method, b"\0", org_id.bytes, size, arguments, body))
+        return hashlib.blake2b(text, key=self._key, digest_size=_MAC_BYTES).digest()
 
 
 def _bad_token() -> InvalidArgument:

@@ -99,9 +99,10 @@ class Statement:
 
     def values(self, params: Params) -> Sequence[Any]:
         """The parameters in their order; ProgrammingError when one is missing."""
-        if isinstance(params, Mapping):
+        # A dict is seen at once, for what else is a Mapping Python is asked.
+        if type(params) is dict or isinstance(params, Mapping):
             try:
-                return [params[name] for name in self.names]
+                return [*map(params.__getitem__, self.names)]
             except KeyError as missing:
                 raise errors.ProgrammingError(f"no parameter {missing}") from None
         given = params or ()
@@ -224,25 +225,26 @@ class Connection(AsyncConnection[TupleRow]):
                 # Its plan was made before a migration; a new one is made now.
                 return await self._answer(sent, sync=True)
 
-    async def batch(self, reads: Sequence[tuple[Wired, Wired]]) -> list[Rows | errors.Error | None]:
-        """Statements, each behind a scope of its own, all in one transaction and one round trip.
+    async def batch(
+        self, reads: Sequence[tuple[Wired, Sequence[Wired]]]
+    ) -> list[Rows | errors.Error | None]:
+        """Statements, a few behind each scope, all in one transaction and one round trip.
 
         For each its rows or what is wrong with it; None behind a failure, where nothing ran, and
         for what can't be read.
         OperationalError when the connection is lost.
         """
+        flat = [*chain.from_iterable((scope, *behind) for scope, behind in reads)]
         async with self.lock:
-            flat = [*chain.from_iterable(reads)]
             fresh, received = await self._exchange(flat, sync=True)
         if self.pgconn.status != ConnStatus.OK:
             raise errors.OperationalError("the connection was lost")
-        results = [*self._executed(flat, fresh, received)]
-        return [
-            self._read(statement, scoped, result)
-            for (_, statement), scoped, result in zip(
-                reads, results[::2], results[1::2], strict=True
-            )
-        ]
+        upcoming = self._executed(flat, fresh, received)
+        found: list[Rows | errors.Error | None] = []
+        for _, behind in reads:
+            scoped = next(upcoming)
+            found += [self._read(each, scoped, next(upcoming)) for each in behind]
+        return found
 
     def _read(
         self, sent: Wired, scoped: PGresult | None, result: PGresult | None

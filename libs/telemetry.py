@@ -238,6 +238,11 @@ def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
     return _state.tracer.start_as_current_span(name, attributes=attributes)
 
 
+def traces() -> bool:
+    """Whether there are spans at all."""
+    return _state.tracer is not None
+
+
 _NO_SPAN: AbstractContextManager[Any] = nullcontext()
 
 
@@ -275,25 +280,33 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
 
     def finished(self, code: Any, seconds: float, call: calls.Call) -> None:
         """Record how a call ended."""
-        status = _status(code, call)
-        if _state.rpc_duration is not None:
-            self._observe(status)(seconds)
+        well = not code and call.error_reason is None and sys.exc_info()[1] is None
+        status = "OK" if well else _status(code, call)
+        durations = _state.rpc_duration
+        if durations is not None:
+            observe = self._by_status.get(status) if durations is self._durations else None
+            (observe or self._observe(status, durations))(seconds)
         if self._quiet:
             return
         traced = _state.tracer is not None and trace.get_current_span().is_recording()
         if traced:
             _end_span(status)
-        if traced or status != "OK" or seconds > SLOW_S or call.stream or _log_all():
+        if (
+            traced
+            or status != "OK"
+            or seconds > SLOW_S
+            or call.stream
+            or log.isEnabledFor(logging.DEBUG)
+        ):
             _log_call(self._method, status, seconds, call)
 
-    def _observe(self, status: str) -> Observe:
-        durations = _state.rpc_duration
+    def _observe(self, status: str, durations: Durations) -> Observe:
+        """What takes the durations of calls that end so; remembered while metrics are the same."""
         if durations is not self._durations:
             self._durations, self._by_status = durations, {}
-        if status not in self._by_status and durations is not None:
-            attributes = {**self._attributes, "rpc.response.status_code": status}
-            self._by_status[status] = durations(attributes)
-        return self._by_status[status]
+        attributes = {**self._attributes, "rpc.response.status_code": status}
+        found = self._by_status[status] = durations(attributes)
+        return found
 
 
 def _end_span(status: str) -> None:
@@ -310,10 +323,6 @@ def _status(code: Any, call: calls.Call) -> str:
     if name == "OK" and call.error_reason is None and sys.exc_info()[1] is not None:
         return "CANCELLED"
     return str(name)
-
-
-def _log_all() -> bool:
-    return log.isEnabledFor(logging.DEBUG)
 
 
 def _log_call(method: str, status: str, seconds: float, call: calls.Call) -> None:

@@ -18,11 +18,11 @@ from google.protobuf.message import DecodeError
 from buf.validate import validate_pb2
 from libs.errors import InvalidArgument
 
-Check = Callable[[Any], bool]
-"""Of a field's value or a message: True if it breaks no rule; False if it may."""
+Check = Callable[[Any], object]
+"""Of a field's value or a message: true if it breaks no rule; false if it may."""
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _DEPTH_MAX = 4
-_NUMBERS = {"int32", "int64"}
+_NUMBERS = {"int32", "int64", "double"}
 
 
 def validate(message: Any) -> None:
@@ -81,24 +81,38 @@ def _of_message(message: Descriptor, depth: int) -> Check | None:
     oneofs = any(each.GetOptions().ListFields() for each in message.oneofs)
     if depth == 0 or options.HasExtension(validate_pb2.message) or oneofs:
         return None
-    wanted = []
+    required, wanted = [], []
     for field in message.fields:
         holds = _of_field(field, depth)
         if holds is None:
             return None
+        if _is_required(field):
+            required.append(field.name)
         if holds is not _always:
-            wanted.append((field.name, field.message_type is not None, holds))
-    return _all(wanted) if wanted else _always
+            wanted.append((field.name, field.has_presence, holds))
+    return _all(required, wanted) if required or wanted else _always
 
 
 def _always(_: Any) -> bool:
     return True
 
 
-def _all(wanted: list[tuple[str, bool, Check]]) -> Check:
+def _is_required(field: FieldDescriptor) -> bool:
+    """Whether it is a message that must be there, and no other rule is about it."""
+    rules = field.GetOptions().Extensions[validate_pb2.field]
+    told = [each.name for each, _ in rules.ListFields()]
+    return field.message_type is not None and told == ["required"]
+
+
+def _all(required: list[str], wanted: list[tuple[str, bool, Check]]) -> Check:
+    """Fields that must be there; of others whether they may be unset, and what holds if not."""
+
     def met(message: Any) -> bool:
-        for name, nested, holds in wanted:
-            if nested and not message.HasField(name):
+        for name in required:
+            if not message.HasField(name):
+                return False
+        for name, optional, holds in wanted:
+            if optional and not message.HasField(name):
                 continue
             if not holds(getattr(message, name)):
                 return False
@@ -110,11 +124,12 @@ def _all(wanted: list[tuple[str, bool, Check]]) -> Check:
 def _of_field(field: FieldDescriptor, depth: int) -> Check | None:
     has_rules = field.GetOptions().HasExtension(validate_pb2.field)
     if field.message_type is not None:
-        below = None if has_rules else _of_message(field.message_type, depth - 1)
+        plain = not has_rules or (_is_required(field) and not field.is_repeated)
+        below = _of_message(field.message_type, depth - 1) if plain else None
         return None if field.is_repeated and below is not _always else below
     if not has_rules:
         return _always
-    if field.is_repeated or field.has_presence:
+    if field.is_repeated:
         return None
     return _of_rules(field, field.GetOptions().Extensions[validate_pb2.field])
 
@@ -134,7 +149,7 @@ def _of_rules(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> Check |
 
 def _of_kind(field: FieldDescriptor, kind: str, told: dict[str, Any]) -> Check | None:
     if kind == "string" and told == {"uuid": True}:
-        return lambda value: _UUID.fullmatch(value) is not None
+        return _UUID.fullmatch
     if kind == "string" and told.keys() <= {"min_len", "max_len"}:
         least, most = told.get("min_len", 0), told.get("max_len", float("inf"))
         return lambda value: least <= len(value) <= most

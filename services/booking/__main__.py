@@ -62,16 +62,17 @@ async def build(
     events.start(stack)
     probe = partial(checks.answer, pool)
     serving = server.Server(settings, Verifier.of(settings), probe=probe)
-    serving.add(
-        directory_pb2.DESCRIPTOR.services_by_name["DirectoryService"],
-        directory_pb2_grpc.add_DirectoryServiceServicer_to_server,
-        DirectoryServicer(desk),
-    )
+    # Looked for in this order, at each call.
     serving.add(
         booking_pb2.DESCRIPTOR.services_by_name["BookingService"],
         booking_pb2_grpc.add_BookingServiceServicer_to_server,
         BookingServicer(desk, events),
         long_calls_s=LONG_CALLS_S,
+    )
+    serving.add(
+        directory_pb2.DESCRIPTOR.services_by_name["DirectoryService"],
+        directory_pb2_grpc.add_DirectoryServiceServicer_to_server,
+        DirectoryServicer(desk),
     )
     events.add_to(serving)
     return serving

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import pytest_asyncio
 from google.type.date_pb2 import Date
 
 from driveflow.booking.v1 import directory_pb2 as pb
+from libs.consistency import KEY
+from tests.booking.serving import serving
 from tests.booking.stories import School, at, on, reason_of, refused, request_id
+from tests.postgres import Database
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -182,6 +190,52 @@ async def test_a_lesson_type_has_one_price_on_a_card(school: School) -> None:
     refusal = await refused(create(school, a_card(school, items=[item, item])))
     assert refusal.reason == "INVALID_REQUEST"
     assert [path for path, _ in refusal.fields] == ["rate_card.items[1].service_id"]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def other_process(
+    school: School, booking_database: Database, tmp_path: Path
+) -> AsyncIterator[School]:
+    """The same school, at another process of the service with a cache of its own."""
+    async with serving(booking_database, tmp_path, key=school.service.key) as other:
+        yield replace(school, service=other, connections={})
+
+
+async def test_quotes_come_from_a_cache_that_hears_of_new_cards_in_every_process(
+    school: School, other_process: School
+) -> None:
+    start = datetime(2031, 1, 1, tzinfo=UTC)
+    cents = 'UPDATE booking."RateCardItem" SET "priceCents" = "priceCents" + 1 WHERE "orgId" = %s'
+
+    async def kept() -> bool:
+        before = await quote(other_process, start)
+        await school.rows(cents, school.org_id)
+        return bool(await quote(other_process, start) == before)
+
+    await eventually(kept)
+    await school.set_price(school.lesson, 9_000, date(2030, 1, 1))
+
+    async def heard() -> bool:
+        return (await quote(other_process, start)).price_cents == 9_000
+
+    await eventually(heard)
+    # The end of the price before it was heard of as well.
+    assert (await quote(other_process, start - 730 * DAY)).rate_card_id == school.rate_card.id
+
+
+async def test_who_brings_the_token_of_a_card_is_quoted_by_it(
+    school: School, other_process: School
+) -> None:
+    for year in range(2031, 2036):
+        start = datetime(year, 6, 1, tzinfo=UTC)
+        await quote(other_process, start)
+        card = a_card(school, valid_from=on(date(year, 1, 1)))
+        call = school.directory().CreateRateCard(pb.CreateRateCardRequest(rate_card=card))
+        made, told = await call, dict(await call.trailing_metadata())
+        request = pb.QuotePriceRequest(service_id=school.lesson.id, start_time=at(start))
+        token = ((KEY, told[KEY]),)
+        found = await other_process.directory().QuotePrice(request, metadata=token)
+        assert found.rate_card_id == made.id
 
 
 async def test_only_lessons_of_the_school_have_prices(school: School) -> None:

@@ -61,7 +61,7 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     batch = scoped.Connection.batch
 
     async def watched(conn: Any, reads: Any) -> Any:
-        seen.append([each.statement.observe.name for _, each in reads])
+        seen.append([each.statement.observe.name for _, behind in reads for each in behind])
         return await batch(conn, reads)
 
     monkeypatch.setattr(scoped.Connection, "batch", watched)

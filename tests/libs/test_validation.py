@@ -23,7 +23,20 @@ IDS = st.one_of(
     st.text(max_size=40),
 )
 NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([-(2**31), 2**31 - 1, 1_000, 1_001]))
+DEGREES = st.one_of(
+    st.none(), st.floats(), st.sampled_from([-90.0, 90.0, -180.0, 180.0, 0.0, -90.1, 180.1])
+)
+PLACES = st.one_of(st.none(), st.builds(pb.Place, lat=DEGREES, lng=DEGREES, address=st.text()))
+BOOKINGS = st.builds(
+    pb.Booking, student_id=IDS, vehicle_id=st.just("") | IDS, pickup=PLACES, notes=st.text()
+)
 REQUESTS = st.one_of(
+    st.builds(pb.CreateBookingRequest, request_id=IDS, booking=st.none() | BOOKINGS),
+    st.builds(
+        pb.CreateBookingRequest,
+        request_id=st.uuids().map(str),
+        booking=st.builds(pb.Booking, student_id=st.uuids().map(str), dropoff=PLACES),
+    ),
     st.builds(pb.GetBookingRequest, booking_id=IDS),
     st.builds(
         pb.ListBookingsRequest,
@@ -63,7 +76,7 @@ def test_an_empty_request_is_let_through_only_if_it_breaks_no_rule(service: Any)
 
 
 def test_rules_of_other_kinds_are_left_to_protovalidate() -> None:
-    request = pb.CreateBookingRequest()
+    request = pb.BatchCreateBookingsRequest()
     assert not validation.check(request.DESCRIPTOR)(request)
     with pytest.raises(InvalidArgument) as raised:
         validation.validate(request)

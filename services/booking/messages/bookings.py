@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+
+from google.protobuf.descriptor import Descriptor
 
 from driveflow.booking.v1 import booking_pb2 as pb
+from libs import wire
 from libs.messages import stamp, text
 from services.booking.model.bookings import Booking, CancellationQuote, Lesson, Place
 
@@ -19,8 +21,6 @@ STATUSES: dict[str, pb.BookingStatus.ValueType] = {
 }
 STATUS_NAMES = {number: name for name, number in STATUSES.items()}
 """What a filter asks for; UNSPECIFIED is not in it."""
-Row = tuple[Any, ...]
-Fields = Callable[[Row], dict[str, Any]]
 
 
 def booking(row: Booking) -> pb.Booking:
@@ -64,55 +64,14 @@ def place(row: Place) -> pb.Place | None:
 
 
 @lru_cache(MASKS_MAX)
-def reader(paths: tuple[str, ...]) -> Fields:
-    """What turns rows with the columns of `paths`, and maybe more, into fields of a Booking.
-
-    pb.Booking(**fields), or a list of fields where a message takes bookings: twice as fast as a
-    message each. A page of bookings costs more by its messages than by its query, so this is
-    written out as one expression, of names of `paths` alone, which are those of our columns.
-    """
-    entries = [
-        f"{path!r}: {_converted(path, at)}" for at, path in enumerate(paths) if "." not in path
-    ]
-    entries += [f"{name!r}: {_nested(below)}" for name, below in _groups(paths)]
-    if not "".join(paths).replace(".", "_").isidentifier():
-        raise ValueError(f"not names of fields: {paths}")
-    text = f"lambda row: {{{', '.join(entries)}}}"
-    found: Fields = eval(text, {"moment": _moment, "statuses": STATUSES})  # noqa: S307
-    return found
+def writer(paths: tuple[str, ...]) -> wire.Write:
+    """What writes a Booking of a row with the columns of `paths`, and maybe more."""
+    return wire.writer(pb.Booking.DESCRIPTOR, paths, {"status": STATUSES})
 
 
-def _converted(path: str, at: int) -> str:
-    if path == "status":
-        return f"statuses[row[{at}]]"
-    return f"moment(row[{at}])" if path.endswith("_time") else f"row[{at}]"
-
-
-def _groups(paths: tuple[str, ...]) -> list[tuple[str, list[tuple[int, str]]]]:
-    """Messages within a booking: their fields and the columns of these."""
-    below: dict[str, list[tuple[int, str]]] = {}
-    for at, path in enumerate(paths):
-        name, _, field = path.partition(".")
-        if field:
-            below.setdefault(name, []).append((at, field))
-    return [*below.items()]
-
-
-def _nested(below: list[tuple[int, str]]) -> str:
-    """Unset when nothing is known of it."""
-    known = " or ".join(
-        f"row[{at}]" if field == "address" else f"row[{at}] is not None" for at, field in below
-    )
-    fields = ", ".join(f"{field!r}: row[{at}]" for at, field in below)
-    return f"{{{fields}}} if {known} else None"
-
-
-def _moment(us: int | None) -> dict[str, int] | None:
-    """The fields of a Timestamp, of microseconds since 1970."""
-    if us is None:
-        return None
-    seconds, us = divmod(us, 1_000_000)
-    return {"seconds": seconds, "nanos": us * 1_000} if us else {"seconds": seconds}
+def listed(of: Descriptor, paths: tuple[str, ...], rows: Iterable[wire.Row]) -> str:
+    """The field `bookings` of a response: one of each row."""
+    return wire.repeated(wire.field(of, "bookings"), map(writer(paths), rows))
 
 
 def quote(row: CancellationQuote) -> pb.CancellationQuote:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from libs.errors import FailedPrecondition, InvalidArgument
 from services.booking.model.directory import UNSAVED
@@ -74,6 +74,25 @@ class Price:
 
     rate_card_id: uuid.UUID
     price_cents: int
+    valid_from: date
+    valid_to: date | None
+    """Its last date; None: open."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """All prices that a lesson type has had, has, and will have."""
+
+    KIND: ClassVar[str] = "prices"
+    org_id: uuid.UUID
+    prices: tuple[Price, ...]
+
+    def on(self, day: date) -> Price | None:
+        """The one that holds on a date."""
+        for price in self.prices:
+            if price.valid_from <= day and (price.valid_to is None or day <= price.valid_to):
+                return price
+        return None
 
 
 def no_price() -> FailedPrecondition:

@@ -41,12 +41,9 @@ SELECT "rateCardId", "serviceId", "priceCents", "validTo"
  WHERE "orgId" = %(org_id)s::uuid AND "rateCardId" = ANY (%(rate_card_ids)s::uuid[])
  ORDER BY "rateCardId", "serviceId";
 
--- name: price_on
--- The price of a lesson type on a date; there is one at most.
-SELECT "rateCardId", "priceCents"
+-- name: list_prices
+-- All prices of a lesson type, latest first; their dates never overlap.
+SELECT "rateCardId", "priceCents", "validFrom", "validTo"
   FROM "RateCardItem"
  WHERE "orgId" = %(org_id)s::uuid AND "serviceId" = %(service_id)s::uuid
-   AND "validFrom" <= %(on_date)s::date
-   AND ("validTo" IS NULL OR "validTo" >= %(on_date)s::date)
- ORDER BY "validFrom" DESC
- LIMIT 1;
+ ORDER BY "validFrom" DESC;

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.booking.v1 import booking_pb2 as pb
-from libs import calls, consistency, errors, masks, pages
+from libs import calls, consistency, errors, masks, pages, wire
 from libs.errors import NotFound
 from libs.interceptors import Context
 from libs.messages import date_message, day, no_such_day, optional_id, stamp, time
@@ -39,34 +38,30 @@ class Reads:
 
     async def GetBooking(self, request: pb.GetBookingRequest, context: Context) -> pb.Booking:
         org_id = calls.caller().org
+        found: pb.Booking | None
         if request.HasField("read_mask") and request.read_mask.paths:
             paths = _paths(request.read_mask, store.GET_PATHS)
             found = await self._read(org_id, uuid.UUID(request.booking_id), paths)
         else:
-            found = await self._cached(org_id, request.booking_id)
+            at_least = consistency.wanted(calls.metadata())
+            found = self._desk.cache.hit(org_id, "booking", request.booking_id, at_least)
+            if found is None:
+                booking_id = uuid.UUID(request.booking_id)
+                # What is kept is the message as it is sent.
+                fill = partial(self._read, org_id, booking_id, store.GET_PATHS)
+                found = await self._desk.cache.fetch(
+                    org_id, "booking", booking_id, fill, at_least=at_least
+                )
         if found is None:
             raise errors.not_found("booking", uuid.UUID(request.booking_id))
         return found
-
-    async def _cached(self, org_id: uuid.UUID, id_text: str) -> pb.Booking | None:
-        """The message itself is kept and sent to all: nobody may change it."""
-        at_least = consistency.wanted(calls.metadata())
-        found: pb.Booking | None = self._desk.cache.hit(org_id, "booking", id_text, at_least)
-        if found is not None:
-            return found
-        booking_id = uuid.UUID(id_text)
-
-        async def fill() -> pb.Booking | None:
-            return await self._read(org_id, booking_id, store.GET_PATHS)
-
-        return await self._desk.cache.fetch(org_id, "booking", booking_id, fill, at_least=at_least)
 
     async def _read(
         self, org_id: uuid.UUID, booking_id: uuid.UUID, paths: tuple[str, ...]
     ) -> pb.Booking | None:
         reader = self._desk.orgs.quick_reader(org_id)
         row = await store.get_booking(reader, org_id, booking_id, paths)
-        return None if row is None else pb.Booking(**messages.reader(paths)(row))
+        return None if row is None else wire.response(pb.Booking, messages.writer(paths)(row))
 
     async def BatchGetBookings(
         self, request: pb.BatchGetBookingsRequest, context: Context
@@ -79,7 +74,8 @@ class Reads:
         for index, booking_id in enumerate(wanted):
             if booking_id not in rows:
                 raise _not_found_at(index, booking_id)
-        return pb.BatchGetBookingsResponse(bookings=_fields(paths, [rows[each] for each in wanted]))
+        kind, found = pb.BatchGetBookingsResponse, [rows[each] for each in wanted]
+        return wire.response(kind, messages.listed(kind.DESCRIPTOR, paths, found))
 
     async def ListBookings(
         self, request: pb.ListBookingsRequest, context: Context
@@ -90,11 +86,13 @@ class Reads:
         wanted = self._filter(request, org_id)
         reader = self._reader(org_id, limit)
         rows = await _list_of(wanted)(reader, org_id, wanted, limit + 1, paths)
-        response = pb.ListBookingsResponse(bookings=_fields(paths, rows[:limit]))
+        kind, token = pb.ListBookingsResponse, ""
         if len(rows) > limit:
             last = [rows[limit - 1][at] for at in store.ends(paths)]
-            response.next_page_token = self._desk.pages.token(request, org_id, last)
-        return response
+            token = wire.field(kind.DESCRIPTOR, "next_page_token")
+            token += wire.string(self._desk.pages.token(request, org_id, last))
+        shown = messages.listed(kind.DESCRIPTOR, paths, rows[:limit])
+        return wire.response(kind, shown, token)
 
     def _reader(self, org_id: uuid.UUID, rows: int) -> Reader:
         """One that suits so many rows."""
@@ -134,13 +132,12 @@ class Reads:
         start, end = zones.day(zone, of)
         reader = self._desk.orgs.reader(org_id)
         rows = await store.list_day_schedule(reader, org_id, start, end, paths)
-        return pb.ListDayScheduleResponse(
-            date=date_message(of),
-            start_time=stamp(start),
-            end_time=stamp(end),
-            time_zone=zone,
-            bookings=_fields(paths, rows),
+        kind = pb.ListDayScheduleResponse
+        head = kind(
+            date=date_message(of), start_time=stamp(start), end_time=stamp(end), time_zone=zone
         )
+        shown = messages.listed(kind.DESCRIPTOR, paths, rows)
+        return wire.response(kind, wire.written(head), shown)
 
 
 def _list_of(wanted: Filter) -> List:
@@ -152,11 +149,6 @@ def _list_of(wanted: Filter) -> List:
     if wanted.status is not None:
         return store.list_bookings_with_status
     return store.list_bookings
-
-
-def _fields(paths: tuple[str, ...], rows: Sequence[Row]) -> list[Any]:
-    """What a message takes for bookings."""
-    return [*map(messages.reader(paths), rows)]
 
 
 def _paths(mask: FieldMask, default: tuple[str, ...]) -> tuple[str, ...]:

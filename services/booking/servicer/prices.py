@@ -5,7 +5,8 @@ from __future__ import annotations
 import uuid
 
 from driveflow.booking.v1 import directory_pb2 as pb
-from libs import audit, calls, consistency, errors, idempotency, masks, pages
+from libs import audit, cache, calls, consistency, errors, idempotency, masks, pages
+from libs.consistency import Token
 from libs.interceptors import Context
 from libs.messages import time
 from libs.pooling import Connection
@@ -13,7 +14,7 @@ from services.booking import guard, zones
 from services.booking.messages import prices as messages
 from services.booking.model import prices as model
 from services.booking.model.bookings import split
-from services.booking.model.prices import RateCard
+from services.booking.model.prices import PriceList, RateCard
 from services.booking.servicer.desk import Desk
 from services.booking.store import directory
 from services.booking.store import prices as store
@@ -74,10 +75,7 @@ class Prices:
         at_least = consistency.wanted(context.invocation_metadata())
         org = await self._desk.org(org_id, at_least)
         on_date = zones.today(org.time_zone, start_at)
-        async with self._desk.orgs.read(org_id) as conn:
-            if await directory.get_service(conn, org_id, service_id) is None:
-                raise errors.not_found("service", service_id)
-            price = await store.price_on(conn, org_id, service_id, on_date)
+        price = (await self._prices(org_id, service_id, at_least)).on(on_date)
         if price is None:
             raise model.no_price()
         fee, share = split(price.price_cents, org.platform_fee_bps)
@@ -89,6 +87,23 @@ class Prices:
             rate_card_id=str(price.rate_card_id),
         )
 
+    async def _prices(
+        self, org_id: uuid.UUID, service_id: uuid.UUID, at_least: Token | None
+    ) -> PriceList:
+        """Those of a lesson type, maybe from the cache: to be told, not to be charged."""
+
+        async def fill() -> PriceList | None:
+            async with self._desk.orgs.read(org_id) as conn:
+                if await directory.get_service(conn, org_id, service_id) is None:
+                    return None
+                return await store.list_prices(conn, org_id, service_id)
+
+        kind = PriceList.KIND
+        found = await self._desk.cache.get(org_id, kind, service_id, fill, at_least=at_least)
+        if found is None:
+            raise errors.not_found("service", service_id)
+        return found
+
 
 async def _priced(conn: Connection, org_id: uuid.UUID, wanted: RateCard) -> RateCard:
     """The rate card in force: open prices that began before it are ended, then it is added."""
@@ -99,6 +114,7 @@ async def _priced(conn: Connection, org_id: uuid.UUID, wanted: RateCard) -> Rate
     ended = await store.end_open_prices(conn, org_id, wanted.service_ids, wanted.valid_from)
     card = await store.create_rate_card(conn, org_id, wanted)
     await store.add_rate_card_items(conn, org_id, card)
+    await cache.invalidate(conn, org_id, PriceList.KIND, *wanted.service_ids)
     told = [{"rate_card_id": str(card_id), "service_id": str(each)} for card_id, each in ended]
     after = {**card.values(), "ended": told}
     await audit.record(conn, org_id, "rate_card", card.id, "create", after=after)

@@ -12,7 +12,7 @@ from pathlib import Path
 from libs import masks, queries
 from libs.orgs import Reader
 from libs.pooling import Connection
-from services.booking.model.prices import Price, RateCard, RateCardItem
+from services.booking.model.prices import Price, PriceList, RateCard, RateCardItem
 
 SQL = queries.load("booking", Path(__file__).parents[1] / "queries" / "prices.sql")
 # API path -> SQL, of what is read to be told. Items are rows of another table: list_rate_card_items
@@ -98,11 +98,6 @@ async def list_rate_card_items(
     return items
 
 
-async def price_on(
-    conn: Reader, org_id: uuid.UUID, service_id: uuid.UUID, on_date: date
-) -> Price | None:
-    cursor = await conn.execute(
-        SQL.price_on, {"org_id": org_id, "service_id": service_id, "on_date": on_date}
-    )
-    row = await cursor.fetchone()
-    return None if row is None else Price(*row)
+async def list_prices(conn: Reader, org_id: uuid.UUID, service_id: uuid.UUID) -> PriceList:
+    cursor = await conn.execute(SQL.list_prices, {"org_id": org_id, "service_id": service_id})
+    return PriceList(org_id, tuple(Price(*row) for row in await cursor.fetchall()))
