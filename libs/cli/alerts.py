@@ -15,7 +15,6 @@ from rich.text import Text
 from driveflow.monitor.v1 import alerts_pb2 as pb
 from driveflow.monitor.v1 import health_pb2
 from libs.cli import session
-from libs.client import Connection
 
 PAGE = 100
 STYLES = {
@@ -27,24 +26,14 @@ app = typer.Typer()
 alerts = typer.Typer(help="Alerts: what has fired, and who looks after it.")
 app.add_typer(alerts, name="alerts")
 
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="DRIVEFLOW_MONITOR_ADDR", help="host:port of the monitor."),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
-    ),
-]
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `driveflow alerts` shows it.")]
 
 
 @alerts.callback(invoke_without_command=True)
 def show(
     context: typer.Context,
-    address: Address = None,
-    token: Token = "",
+    address: session.MonitorAddress = None,
+    token: session.OperatorToken = "",
     every: Annotated[bool, typer.Option("--all", help="The last resolved ones, too.")] = False,
     watch: Annotated[bool, typer.Option(help="Go on with each change.")] = False,
     as_json: session.Json = False,
@@ -69,7 +58,7 @@ def acknowledge(
 
 async def _list(address: str | None, token: str, *, every: bool, as_json: bool) -> None:
     state = pb.ALERT_STATE_UNSPECIFIED if every else pb.ALERT_STATE_OPEN
-    async with _connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         request = pb.ListAlertsRequest(state=state, page_size=PAGE)
         found = (await connection.monitor.ListAlerts(request)).alerts
     if as_json:
@@ -85,7 +74,7 @@ async def _list(address: str | None, token: str, *, every: bool, as_json: bool) 
 
 
 async def _watch(address: str | None, token: str, *, every: bool, as_json: bool) -> None:
-    async with _connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         async for alert in connection.monitor.WatchAlerts(pb.WatchAlertsRequest()):
             if as_json:
                 typer.echo(MessageToJson(alert, preserving_proto_field_name=True, indent=None))
@@ -94,16 +83,10 @@ async def _watch(address: str | None, token: str, *, every: bool, as_json: bool)
 
 
 async def _acknowledge(address: str | None, token: str, id_: str, note: str) -> None:
-    async with _connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         request = pb.AcknowledgeAlertRequest(alert_id=id_, note=note)
         alert = await connection.monitor.AcknowledgeAlert(request)
     typer.echo(f"{alert.rule} is looked after by {alert.acknowledged_by}")
-
-
-def _connection(address: str | None, token: str) -> Connection:
-    if not address:
-        raise session.CommandFailed("pass the monitor's address by DRIVEFLOW_MONITOR_ADDR")
-    return Connection(address, token)
 
 
 def picture(found: Iterable[pb.Alert]) -> RenderableType:

@@ -14,7 +14,6 @@ from rich.text import Text
 
 from driveflow.monitor.v1 import health_pb2 as pb
 from libs.cli import session
-from libs.client import Connection
 
 EXIT_CODES = {pb.VERDICT_OK: 0, pb.VERDICT_WARNING: 1, pb.VERDICT_CRITICAL: 2}
 NO_ANSWER = 3
@@ -30,24 +29,14 @@ UNITS = {"percent": " %", "ms": " ms", "seconds": " s", "days": " d", "count": "
 
 app = typer.Typer()
 
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="DRIVEFLOW_MONITOR_ADDR", help="host:port of the monitor."),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
-    ),
-]
 Checks = Annotated[list[str] | None, typer.Argument(metavar="[CHECK]…", help="Only these.")]
 
 
 @app.command()
 def health(
     checks: Checks = None,
-    address: Address = None,
-    token: Token = "",
+    address: session.MonitorAddress = None,
+    token: session.OperatorToken = "",
     watch: Annotated[bool, typer.Option(help="Show it again every five seconds.")] = False,
     as_json: session.Json = False,
 ) -> None:
@@ -62,9 +51,7 @@ def health(
 async def _health(
     checks: list[str], address: str | None, token: str, *, watch: bool, as_json: bool
 ) -> None:
-    if not address:
-        raise session.CommandFailed("pass the monitor's address by DRIVEFLOW_MONITOR_ADDR")
-    async with Connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         request = pb.CheckHealthRequest(checks=checks)
         while True:
             report = await connection.monitor.CheckHealth(request)

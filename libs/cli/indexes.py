@@ -15,22 +15,10 @@ from rich.text import Text
 
 from driveflow.monitor.v1 import indexes_pb2 as pb
 from libs.cli import session
-from libs.client import Connection
 
 LISTED_MAX = 1_000
 
 app = typer.Typer()
-
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="DRIVEFLOW_MONITOR_ADDR", help="host:port of the monitor."),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -44,8 +32,8 @@ class State:
 
 @app.command()
 def indexes(
-    address: Address = None,
-    token: Token = "",
+    address: session.MonitorAddress = None,
+    token: session.OperatorToken = "",
     min_age_days: Annotated[
         int, typer.Option(min=0, max=3650, help="Unused for so many days; 0: never used at all.")
     ] = 14,
@@ -59,9 +47,7 @@ def indexes(
 async def show(
     address: str | None, token: str, min_age_days: int, largest: int, *, as_json: bool
 ) -> None:
-    if not address:
-        raise session.CommandFailed("pass the monitor's address by DRIVEFLOW_MONITOR_ADDR")
-    async with Connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         monitor = connection.monitor
         sizes = pb.ListIndexSizesRequest(page_size=largest)
         state = State(

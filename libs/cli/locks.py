@@ -17,7 +17,6 @@ from rich.tree import Tree
 from driveflow.monitor.v1 import sessions_pb2 as pb
 from libs.cli import session
 from libs.cli.outbox import age
-from libs.client import Connection
 
 WATCH_EVERY_S = 2.0
 LISTED_MAX = 50
@@ -25,22 +24,11 @@ WAITED_LONG_S = 5.0
 
 app = typer.Typer()
 
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="DRIVEFLOW_MONITOR_ADDR", help="host:port of the monitor."),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
-    ),
-]
-
 
 @app.command()
 def locks(
-    address: Address = None,
-    token: Token = "",
+    address: session.MonitorAddress = None,
+    token: session.OperatorToken = "",
     min_age: Annotated[
         float, typer.Option(min=0, help="List transactions that are open for so many seconds.")
     ] = 10.0,
@@ -54,9 +42,7 @@ def locks(
 async def show(
     address: str | None, token: str, min_age_s: float, *, watch: bool, as_json: bool
 ) -> None:
-    if not address:
-        raise session.CommandFailed("pass the monitor's address by DRIVEFLOW_MONITOR_ADDR")
-    async with Connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         while True:
             tree = await connection.monitor.GetLockTree(pb.GetLockTreeRequest())
             request = pb.ListLongTransactionsRequest(

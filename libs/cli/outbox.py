@@ -43,12 +43,6 @@ Tracking = Annotated[
     str | None,
     typer.Option(envvar="DRIVEFLOW_TRACKING_ADDR", help="host:port of the tracking service."),
 ]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
-    ),
-]
 Service = Annotated[str | None, typer.Option(help="Only the events that are parked in this one.")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="As `driveflow outbox parked` shows it.")]
 
@@ -115,7 +109,7 @@ def show(
     booking: Booking = None,
     payments: Payments = None,
     tracking: Tracking = None,
-    token: Token = "",
+    token: session.OperatorToken = "",
     watch: Annotated[bool, typer.Option(help="Show it again every two seconds.")] = False,
     as_json: session.Json = False,
 ) -> None:

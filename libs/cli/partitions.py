@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,35 +10,25 @@ from rich.table import Table
 
 from driveflow.monitor.v1 import tables_pb2 as pb
 from libs.cli import session
-from libs.client import Connection
 
 RUNWAY_DAYS_MIN = 14
 """Less is shown in red: the monitor warns then."""
 
 app = typer.Typer()
 
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="DRIVEFLOW_MONITOR_ADDR", help="host:port of the monitor."),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
-    ),
-]
-
 
 @app.command()
-def partitions(address: Address = None, token: Token = "", as_json: session.Json = False) -> None:
+def partitions(
+    address: session.MonitorAddress = None,
+    token: session.OperatorToken = "",
+    as_json: session.Json = False,
+) -> None:
     """Show each partition, and until when they lie side by side."""
     session.run(_partitions(address, token, as_json=as_json))
 
 
 async def _partitions(address: str | None, token: str, *, as_json: bool) -> None:
-    if not address:
-        raise session.CommandFailed("pass the monitor's address by DRIVEFLOW_MONITOR_ADDR")
-    async with Connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         runway = await connection.monitor.GetPartitionRunway(pb.GetPartitionRunwayRequest())
     if as_json:
         typer.echo(MessageToJson(runway, preserving_proto_field_name=True))

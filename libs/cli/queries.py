@@ -19,7 +19,6 @@ from driveflow.monitor.v1 import queries_pb2 as pb
 from driveflow.monitor.v1.monitor_pb2_grpc import MonitorServiceStub
 from libs.cli import session
 from libs.cli.outbox import age
-from libs.client import Connection
 
 WATCH_EVERY_S = 2.0
 SLOW_MS = 100.0
@@ -29,17 +28,6 @@ UNNAMED_MAX = 60
 app = typer.Typer()
 queries = typer.Typer(help="Statements: slow and frequent ones, and their plans.")
 app.add_typer(queries, name="queries")
-
-Address = Annotated[
-    str | None,
-    typer.Option("--address", envvar="DRIVEFLOW_MONITOR_ADDR", help="host:port of the monitor."),
-]
-Token = Annotated[
-    str,
-    typer.Option(
-        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
-    ),
-]
 
 
 class Order(StrEnum):
@@ -53,8 +41,8 @@ class Order(StrEnum):
 @queries.callback(invoke_without_command=True)
 def show(
     context: typer.Context,
-    address: Address = None,
-    token: Token = "",
+    address: session.MonitorAddress = None,
+    token: session.OperatorToken = "",
     frequent: Annotated[
         bool, typer.Option("--frequent", help="Those that ran most often, whatever they took.")
     ] = False,
@@ -137,9 +125,7 @@ async def _show(
     as_json: bool = False,
 ) -> None:
     address, token = asked
-    if not address:
-        raise session.CommandFailed("pass the monitor's address by DRIVEFLOW_MONITOR_ADDR")
-    async with Connection(address, token) as connection:
+    async with session.monitor(address, token) as connection:
         while True:
             answer = await ask(connection.monitor)
             if as_json:

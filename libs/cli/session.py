@@ -21,7 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from libs.client import Refusal, refusal
+from libs.client import Connection, Refusal, refusal
 from libs.gateway import GatewayStopped, ServerUnreachable, StreamRefused
 
 PIPE_WIDTH = 160  # columns where there is no terminal to ask
@@ -29,6 +29,16 @@ PIPE_WIDTH = 160  # columns where there is no terminal to ask
 Token = Annotated[
     str,
     typer.Option(envvar="DRIVEFLOW_TOKEN", help="The school's bearer token.", show_default=False),
+]
+OperatorToken = Annotated[
+    str,
+    typer.Option(
+        envvar="DRIVEFLOW_OPS_TOKEN", help="An operator's bearer token.", show_default=False
+    ),
+]
+MonitorAddress = Annotated[
+    str | None,
+    typer.Option("--address", envvar="DRIVEFLOW_MONITOR_ADDR", help="host:port of the monitor."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -60,6 +70,13 @@ def run(work: Coroutine[Any, Any, None], failure: int = 1) -> None:
     except KeyboardInterrupt:
         complain("interrupted")
         raise typer.Exit(130) from None
+
+
+def monitor(address: str | None, token: str) -> Connection:
+    """A connection to the monitor, with an operator's token."""
+    if not address:
+        raise CommandFailed("pass the monitor's address by --address or DRIVEFLOW_MONITOR_ADDR")
+    return Connection(address, token)
 
 
 def complain(sentence: str) -> None:

@@ -36,7 +36,7 @@ async def settings(desk: Desk) -> Measured:
     if not found:
         return Measured(0, "No setting endangers data.")
     lines = tuple(f"{each.name} = {each.value}: {each.consequence}" for each in found)
-    return Measured(len(found), f"{len(found)} settings endanger data.", lines)
+    return Measured(len(found), f"Settings that endanger data: {len(found)}.", lines)
 
 
 async def storage(desk: Desk) -> Measured:
@@ -80,7 +80,7 @@ async def cores(desk: Desk) -> Measured:
     share = active / there
     return Measured(
         share,
-        f"{active} sessions at work for {there} cores.",
+        f"Sessions at work: {active}, for {there} cores.",
         ("cores are counted where the monitor runs",),
     )
 

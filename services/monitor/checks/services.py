@@ -104,7 +104,7 @@ async def rpc_durations(desk: Desk) -> Measured:
     )
     if not slow:
         return Measured(0, f"The p95 of all {len(judged)} methods is within its limit.", lines)
-    return Measured(len(slow), f"{len(slow)} of {len(judged)} methods are too slow.", lines)
+    return Measured(len(slow), f"Methods that are too slow: {len(slow)} of {len(judged)}.", lines)
 
 
 def _counts(durations: Durations) -> bool:
@@ -164,7 +164,7 @@ async def parked_events(desk: Desk) -> Measured:
     if not parked:
         return Measured(0, "No event is parked.")
     lines = tuple(f"{name}: {count} events" for name, count in sorted(parked.items()))
-    return Measured(sum(parked.values()), f"{sum(parked.values())} events are parked.", lines)
+    return Measured(sum(parked.values()), f"Events that are parked: {sum(parked.values())}.", lines)
 
 
 async def _backlogs(desk: Desk) -> Backlogs:

@@ -12,8 +12,15 @@ SELECT name, setting, consequence
   JOIN pg_settings AS s USING (name)
  WHERE s.setting <> w.wanted
  UNION ALL
-SELECT s.name, s.setting, 'a crash loses what was just acknowledged'
+SELECT 'synchronous_commit', 'off', 'a crash loses what was just acknowledged'
   FROM pg_settings AS s WHERE s.name = 'synchronous_commit' AND s.setting IN ('off', 'false')
+ UNION ALL
+SELECT 'synchronous_commit of ' || coalesce(r.rolname, d.datname), 'off',
+       'a crash loses what was just acknowledged'
+  FROM pg_db_role_setting AS s
+  LEFT JOIN pg_roles AS r ON r.oid = s.setrole
+  LEFT JOIN pg_database AS d ON d.oid = s.setdatabase
+ WHERE s.setconfig && ARRAY['synchronous_commit=off', 'synchronous_commit=false']
  ORDER BY 1;
 
 -- name: storage
