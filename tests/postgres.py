@@ -37,6 +37,8 @@ class Server:
 
     admin_dsn: str
     embedded: EmbeddedPostgres | None = None
+    in_memory: bool = False
+    """Whether its files are."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def embedded_server(folder_of: Path | None = None) -> Iterator[Server]:
     embedded = EmbeddedPostgres(folder / "postgres", free_port())
     try:
         embedded.start()
-        yield Server(embedded.dsn(), embedded)
+        yield Server(embedded.dsn(), embedded, in_memory=folder_of is not None)
     finally:
         embedded.stop()
         shutil.rmtree(folder)
@@ -116,11 +118,16 @@ def make_template(server: Server) -> Database:
 
 @contextmanager
 def copied(template: Database) -> Iterator[Database]:
-    """A copy of `template`, dropped afterwards with whoever is still connected."""
+    """A copy of `template`, dropped afterwards with whoever is still connected.
+
+    In memory its files are copied, between two checkpoints: 20 ms of CPU rather than the 120 of a
+    copy through the log, which is the quicker one where a checkpoint waits for a disk.
+    """
+    strategy = "file_copy" if template.server.in_memory else "wal_log"
     database = Database(template.server, f"driveflow_test_{uuid.uuid4().hex[:12]}")
     _administer(
         template.server,
-        "CREATE DATABASE {} TEMPLATE {} STRATEGY wal_log",
+        f"CREATE DATABASE {{}} TEMPLATE {{}} STRATEGY {strategy}",
         database.name,
         template.name,
     )

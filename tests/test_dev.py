@@ -134,13 +134,20 @@ def running(checkout: Path) -> Iterator[Dev]:
     remove(dev)
 
 
-@pytest.fixture
-def other(checkout: Path) -> Iterator[Dev]:
-    """A second stack, not started."""
+@pytest.fixture(scope="module")
+def another(checkout: Path) -> Iterator[Dev]:
+    """A second stack, whose data stay between tests: to make them takes most of an `up`."""
     dev = Dev(checkout, "another one", free_port(PORTS))
     yield dev
     remove(dev)
     shutil.rmtree(dev.data, ignore_errors=True)
+
+
+@pytest.fixture
+def other(another: Dev) -> Iterator[Dev]:
+    """The second stack, not started."""
+    yield another
+    another.run("down")
 
 
 def test_up_returns_when_every_service_serves(running: Dev) -> None:

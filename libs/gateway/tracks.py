@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from driveflow.tracking.v1 import tracking_pb2 as pb
+
+if TYPE_CHECKING:
+    # Imported where it is used: every service and command has this package, few send tracks.
+    import numpy as np
+    from numpy.typing import ArrayLike
 
 SPEED_KPH_DENSE_MAX = 10_000.0
 DEGREES_DENSE_MAX = 1_000.0
@@ -68,6 +70,8 @@ def dense_track(
 
     A speed of None or NaN is none.
     """
+    import numpy as np  # noqa: PLC0415
+
     dense = pb.DenseTrack(
         time_us=_steps(np.asarray(time_us, np.int64)),
         lat_e6=_steps(_scaled(lat, 1e6)),
@@ -80,11 +84,15 @@ def dense_track(
 def _scaled(
     values: Sequence[float | None] | ArrayLike, scale: float, none: int = 0
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
+    import numpy as np  # noqa: PLC0415
+
     scaled = np.rint(np.asarray(values, np.float64) * scale)
     return np.where(np.isnan(scaled), none, scaled).astype(np.int64)
 
 
 def _steps(values: np.ndarray[Any, np.dtype[np.int64]]) -> list[int]:
     """The first value, then each one's difference to the one before."""
+    import numpy as np  # noqa: PLC0415
+
     steps: list[int] = np.diff(values, prepend=0).tolist()
     return steps

@@ -8,8 +8,10 @@ import json
 import logging
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import grpc
@@ -186,6 +188,40 @@ def scrape(listen: str) -> str:
     with urllib.request.urlopen(f"http://{listen}/metrics", timeout=5) as answer:
         text: str = answer.read().decode()
         return text
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes what is sent to a collector of OpenTelemetry's, and keeps to which path it came."""
+
+    paths: ClassVar[set[str]] = set()
+
+    def do_POST(self) -> None:
+        self.paths.add(self.path)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_request(self, *_: Any) -> None:
+        """Nobody reads it."""
+
+
+def test_a_collector_is_sent_spans_and_metrics(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(telemetry, "_state", telemetry._State())
+    monkeypatch.setattr(telemetry, "_configure_logs", lambda *_: None)
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        Thread(target=collector.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{collector.server_port}"
+        telemetry.configure(
+            "tracking", bare_settings(tmp_path, otlp_endpoint=endpoint, trace_ratio=1.0)
+        )
+        telemetry.counter("test", "1", "Counts.").add(1)
+        with telemetry.span("test"):
+            pass
+        telemetry.shutdown()
+        collector.shutdown()
+    assert Collector.paths == {"/v1/traces", "/v1/metrics"}
 
 
 # --- off ---------------------------------------------------------------------------------------

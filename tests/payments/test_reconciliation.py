@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import pytest_asyncio
 import stripe
@@ -28,7 +29,6 @@ from tests.libs import eventing
 from tests.payments.stories import School, reason_of
 from tests.postgres import Database
 from tests.serving import at
-from tests.tracking.stories import rows
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -41,9 +41,9 @@ class WatchedGateway(StripeGateway):
     """Stripe, asked only while no transaction is open; a call may be the process's last, or get no
     answer."""
 
-    def __init__(self, url: str, admin_dsn: str) -> None:
+    def __init__(self, url: str, admin: psycopg.AsyncConnection[Any]) -> None:
         super().__init__("sk_test_books", (), timeout_s=2.0, api_base=url)
-        self.admin_dsn = admin_dsn
+        self.admin = admin
         self.calls = 0
         self.fails_at: int | None = None
         self.silent_at: int | None = None
@@ -62,14 +62,14 @@ class WatchedGateway(StripeGateway):
     async def _in_transaction(self) -> bool:
         query = """SELECT 1 FROM pg_stat_activity
                     WHERE datname = current_database() AND starts_with(state, 'idle in')"""
-        return bool(await rows(self.admin_dsn, query))
+        return bool(await (await self.admin.execute(query)).fetchall())
 
 
 @dataclass
 class Books:
     """A school's books, here and at Stripe."""
 
-    database: Database
+    admin: psycopg.AsyncConnection[Any]
     orgs: Orgs
     fake: StripeFake
     gateway: WatchedGateway
@@ -77,7 +77,8 @@ class Books:
     org_id: uuid.UUID = field(default_factory=uuid.uuid4)
 
     async def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        return await rows(self.database.admin_dsn, query, *values)
+        cursor = await self.admin.execute(query.encode(), values or None)
+        return await cursor.fetchall() if cursor.description else []
 
     async def charge(self, **given: Any) -> str:
         """A payment at Stripe, paid; its id there."""
@@ -204,13 +205,14 @@ async def common_books(
         async with (
             eventing.orgs_of("payments", database, folder) as orgs,
             StripeFake() as fake,
+            await psycopg.AsyncConnection.connect(database.admin_dsn, autocommit=True) as admin,
         ):
-            gateway = WatchedGateway(fake.url, database.admin_dsn)
+            gateway = WatchedGateway(fake.url, admin)
             http = stripe.AIOHTTPClient()
             client = stripe.StripeClient(
                 "sk_test_books", base_addresses={"api": fake.url}, http_client=http
             )
-            yield Books(database, orgs, fake, gateway, client)
+            yield Books(admin, orgs, fake, gateway, client)
             await gateway.close()
             await http.close_async()  # type: ignore[no-untyped-call]
 
@@ -224,7 +226,7 @@ def books(common_books: Books, monkeypatch: pytest.MonkeyPatch) -> Books:
     each = common_books
     each.fake.clear_faults()
     each.gateway.calls, each.gateway.fails_at, each.gateway.silent_at = 0, None, None
-    return Books(each.database, each.orgs, each.fake, each.gateway, each.client)
+    return Books(each.admin, each.orgs, each.fake, each.gateway, each.client)
 
 
 def facts(found: list[Discrepancy]) -> list[tuple[object, ...]]:
