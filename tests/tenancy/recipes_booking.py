@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
@@ -19,7 +20,7 @@ from services.booking.store import directory as store
 from tests import walking
 from tests.booking import lives
 from tests.booking.serving import Booking
-from tests.booking.stories import School, on, request_id
+from tests.booking.stories import ZONE, School, on, request_id
 from tests.tenancy import forgetting, recipes_events
 from tests.tenancy.schools import ALL_SCOPES, SECRET, Ids, Kit, Member, Pair, Recipe, Recipes
 
@@ -352,7 +353,9 @@ BOOKING_RECIPES: Recipes = {
         ],
     ],
     "ListDaySchedule": [
-        lambda _, own: [pb.ListDayScheduleRequest(date=on(own.epoch.date()))],
+        lambda _, own: [
+            pb.ListDayScheduleRequest(date=on(own.epoch.astimezone(ZoneInfo(ZONE)).date()))
+        ],
         lambda _, __: [pb.ListDayScheduleRequest()],
     ],
     "ConfirmBooking": [lambda ids, _: [pb.ConfirmBookingRequest(booking_id=ids["held"])]],
