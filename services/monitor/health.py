@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import psycopg_pool
 from psycopg import errors as pg
@@ -23,6 +24,7 @@ from services.monitor.model.checks import (
     unknown,
 )
 from services.monitor.servicer.desk import Desk
+from services.monitor.shared import Shared
 from services.monitor.store import rules as store
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class Health:
     def __init__(self, desk: Desk, asked: Sequence[Asked]) -> None:
         self._desk = desk
         self._asked = {each.question.name: each for each in asked}
+        # However many watch: the database is asked once for all who want everything now.
+        self._whole = Shared(partial(self._report, self._asked.values()))
 
     @property
     def names(self) -> Collection[str]:
@@ -74,9 +78,13 @@ class Health:
 
     async def report(self, names: Collection[str] = ()) -> Report:
         """Ask the named questions, all without names; never raises for what it finds."""
+        if not names:
+            return await self._whole()
+        return await self._report([each for name, each in self._asked.items() if name in names])
+
+    async def _report(self, asked: Collection[Asked]) -> Report:
         started = time.perf_counter()
         at = self._desk.clock()
-        asked = [each for name, each in self._asked.items() if not names or name in names]
         # Not one behind the other: a database that does not answer is waited for once.
         answers = asyncio.gather(*map(self._ask, asked))
         rules, answered = await asyncio.gather(self._rules(), answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ async def test_an_unknown_check_is_refused_with_the_names_there_are(watcher: Mon
     why = await refused(watcher.check("nonsense"))
     assert why.reason == "CHECK_UNKNOWN"
     assert "round_trip" in str(why.fields)
+
+
+async def test_those_who_ask_at_the_same_time_share_an_answer(watcher: Monitor) -> None:
+    stub, request = watcher.stub(), health_pb2.CheckHealthRequest()
+    reports = await asyncio.gather(*(stub.CheckHealth(request) for _ in range(10)))
+    assert len({report.time.ToNanoseconds() for report in reports}) < 10
 
 
 async def test_a_threshold_that_a_rule_names_judges_from_then_on(watcher: Monitor) -> None:

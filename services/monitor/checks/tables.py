@@ -242,11 +242,6 @@ async def archive(desk: Desk) -> Measured:
     return Measured(0, "WAL is archived.", lines)
 
 
-def _used(database: capacity.OldDatabase) -> float:
-    """Share of the ids of that kind of which most are used."""
-    return max(database.xid_age / TRANSACTION_IDS, database.multixact_age / MULTIXACTS)
-
-
 def _tables(count: int) -> str:
     return "A table has" if count == 1 else f"{count} tables have"
 
