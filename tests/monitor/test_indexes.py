@@ -237,6 +237,14 @@ async def test_a_day_keeps_its_first_counters_and_an_index_made_anew_is_new(
     tomorrow = at + timedelta(days=1)
     await capture_indexes(desk, tomorrow)
     assert table.execute(kept, [tomorrow.date()]).fetchone() == (at, 1)
+    told = await watcher.stub().ListIndexUsage(
+        pb.ListIndexUsageRequest(table="probe", read_mask=FieldMask(paths=["index", "days"]))
+    )
+    (listed,) = (each.days for each in told.indexes if each.index == "probe_parent")
+    assert [(each.date.day, each.scans) for each in listed] == [(at.day, 0), (tomorrow.day, 1)]
+    assert all(each.size_bytes > 0 for each in listed)
+    plain = await watcher.stub().ListIndexUsage(pb.ListIndexUsageRequest(table="probe"))
+    assert not any(each.days for each in plain.indexes)
     table.execute("DROP INDEX booking.probe_parent")
     table.execute("CREATE INDEX probe_parent ON booking.probe (parent)")
     later = tomorrow + timedelta(hours=2)

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from driveflow.monitor.v1 import indexes_pb2 as pb
-from libs.messages import stamp
-from services.monitor.model.indexes import Broken, Duplicate, ForeignKey, Index, TableReads, Usage
+from libs.messages import date_message, stamp
+from services.monitor.model.indexes import (
+    Broken,
+    Duplicate,
+    ForeignKey,
+    Index,
+    IndexDay,
+    TableReads,
+    Usage,
+)
 from services.monitor.model.sizes import pretty
 
 
-def usage(of: Index, needed_by: Sequence[str], definition: str) -> pb.IndexUsage:
+def usage(
+    of: Index, needed_by: Sequence[str], definition: str, days: Sequence[IndexDay] = ()
+) -> pb.IndexUsage:
     """How an index is used."""
     return pb.IndexUsage(
         schema=of.schema,
@@ -25,6 +35,10 @@ def usage(of: Index, needed_by: Sequence[str], definition: str) -> pb.IndexUsage
         partitions=of.partitions,
         needed_by=needed_by,
         definition=definition,
+        days=[
+            pb.IndexDay(date=date_message(each.day), scans=each.scans, size_bytes=each.bytes)
+            for each in days
+        ],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import TypeAlias
 
 from services.monitor.model.sizes import age
@@ -25,6 +25,15 @@ UNCOVERED = {
 
 Ledger: TypeAlias = Mapping[tuple[str, str], Sequence[str]]
 """By schema and index: what it was made for."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexDay:
+    """An index at the first snapshot of a day (UTC)."""
+
+    day: date
+    scans: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)

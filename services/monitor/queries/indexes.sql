@@ -61,6 +61,11 @@ SELECT %(day)s::date, u.schema, u."table", u.index, u.id, u.scans, u.bytes,
 -- How many indexes are kept for a day.
 SELECT count(*) FROM "IndexSnapshot" WHERE day = %(day)s::date;
 
+-- name: index_days
+-- What is kept of these indexes, day by day.
+SELECT "indexId", day, scans, bytes FROM "IndexSnapshot"
+ WHERE "indexId"::int8 = ANY (%(ids)s::int8[]) ORDER BY day;
+
 -- name: forget_index_snapshots
 -- Deletes snapshots of indexes that are too old.
 DELETE FROM "IndexSnapshot" WHERE day < %(before)s::date;

@@ -20,6 +20,7 @@ from services.monitor.store.indexes import Sizes
 from services.monitor.usage import usage
 
 USAGE = masks.fields(pb.IndexUsage.DESCRIPTOR)
+USAGE_LIGHT = tuple(path for path in USAGE if path != "days")
 SIZE = masks.fields(pb.IndexSize.DESCRIPTOR)
 HEALTH = masks.fields(pb.IndexHealth.DESCRIPTOR)
 OF_READS = {"sequential_scans", "index_hit_percent", "table_hit_percent", "cold_tables"}
@@ -35,7 +36,7 @@ class Indexes:
     async def ListIndexUsage(
         self, request: pb.ListIndexUsageRequest, context: Context
     ) -> pb.ListIndexUsageResponse:
-        paths = masks.paths(request.read_mask, USAGE, tuple(USAGE))
+        paths = masks.paths(request.read_mask, USAGE, USAGE_LIGHT)
         schemas = [name for name in SERVICES if request.schema in ("", name)]
         sizes = Sizes.EXACT if "size_bytes" in paths else Sizes.NONE
         found = await usage(self._desk, sizes, schemas, request.table)
@@ -49,7 +50,7 @@ class Indexes:
     async def ListUnusedIndexes(
         self, request: pb.ListUnusedIndexesRequest, context: Context
     ) -> pb.ListUnusedIndexesResponse:
-        paths = masks.paths(request.read_mask, USAGE, tuple(USAGE))
+        paths = masks.paths(request.read_mask, USAGE, USAGE_LIGHT)
         days = request.min_age_days if request.HasField("min_age_days") else model.MIN_AGE_DAYS
         min_bytes = request.min_bytes if request.HasField("min_bytes") else model.MIN_BYTES
         min_age, now = timedelta(days=days), self._desk.clock()
@@ -131,9 +132,15 @@ async def _listed(
     ids = [index.id for index in indexes]
     definitions = await store.index_definitions(conn, ids) if "definition" in paths else {}
     ledger = await store.ledger(conn) if "needed_by" in paths else {}
+    days = await store.index_days(conn, ids) if "days" in paths else {}
     return [
         masks.kept(
-            messages.usage(index, ledger.get(index.key, ()), definitions.get(index.id, "")),
+            messages.usage(
+                index,
+                ledger.get(index.key, ()),
+                definitions.get(index.id, ""),
+                days.get(index.id, ()),
+            ),
             list(paths),
         )
         for index in indexes

@@ -11,7 +11,15 @@ from libs import queries
 from libs.bootstrap import SERVICES
 from libs.orgs import Reader
 from libs.pooling import Connection
-from services.monitor.model.indexes import Broken, ForeignKey, Index, Ledger, Shape, TableReads
+from services.monitor.model.indexes import (
+    Broken,
+    ForeignKey,
+    Index,
+    IndexDay,
+    Ledger,
+    Shape,
+    TableReads,
+)
 
 SQL = queries.load("monitor", Path(__file__).parents[1] / "queries" / "indexes.sql")
 
@@ -56,6 +64,14 @@ async def capture_indexes(conn: Connection, day: date, at: datetime) -> None:
 async def count_captured(conn: Connection, day: date) -> int:
     row = await (await conn.execute(SQL.count_captured, {"day": day})).fetchone()
     return 0 if row is None else int(row[0])
+
+
+async def index_days(conn: Reader, ids: Collection[int]) -> dict[int, list[IndexDay]]:
+    cursor = await conn.execute(SQL.index_days, {"ids": list(ids)})
+    days: dict[int, list[IndexDay]] = {}
+    for index_id, *row in await cursor.fetchall():
+        days.setdefault(index_id, []).append(IndexDay(*row))
+    return days
 
 
 async def forget_index_snapshots(conn: Connection, before: date) -> None:

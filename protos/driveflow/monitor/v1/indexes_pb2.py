@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.type import date_pb2 as google_dot_type_dot_date__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"driveflow/monitor/v1/indexes.proto\x12\x14\x64riveflow.monitor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8d\x02\n\nIndexUsage\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\r\n\x05scans\x18\x04 \x01(\x03\x12\x13\n\x0btuples_read\x18\x05 \x01(\x03\x12\x16\n\x0etuples_fetched\x18\x06 \x01(\x03\x12\x32\n\x0elast_scan_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x12\n\nconstraint\x18\t \x01(\x08\x12\x12\n\npartitions\x18\n \x01(\x05\x12\x11\n\tneeded_by\x18\x0b \x03(\t\x12\x12\n\ndefinition\x18\x0c \x01(\t\"j\n\rStatisticsAge\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replicas\x18\x02 \x03(\t\x12\x17\n\x0fsilent_replicas\x18\x03 \x03(\t\"\xb1\x01\n\x15ListIndexUsageRequest\x12\x17\n\x06schema\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x16\n\x05table\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x9d\x01\n\x16ListIndexUsageResponse\x12\x31\n\x07indexes\x18\x01 \x03(\x0b\x32 .driveflow.monitor.v1.IndexUsage\x12\x37\n\nstatistics\x18\x02 \x01(\x0b\x32#.driveflow.monitor.v1.StatisticsAge\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xea\x01\n\x18ListUnusedIndexesRequest\x12%\n\x0cmin_age_days\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc2\x1c(\x00H\x00\x88\x01\x01\x12\x1f\n\tmin_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x0f\n\r_min_age_daysB\x0c\n\n_min_bytes\"\xb3\x01\n\x19ListUnusedIndexesResponse\x12\x31\n\x07indexes\x18\x01 \x03(\x0b\x32 .driveflow.monitor.v1.IndexUsage\x12\x37\n\nstatistics\x18\x02 \x01(\x0b\x32#.driveflow.monitor.v1.StatisticsAge\x12\x11\n\tundecided\x18\x03 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x80\x01\n\x15ListIndexSizesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12-\n\tread_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"p\n\tIndexSize\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04size\x18\x05 \x01(\t\x12\x13\n\x0btable_bytes\x18\x06 \x01(\x03\"c\n\x16ListIndexSizesResponse\x12\x30\n\x07indexes\x18\x01 \x03(\x0b\x32\x1f.driveflow.monitor.v1.IndexSize\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x15GetIndexHealthRequest\x12-\n\tread_mask\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x97\x03\n\x0bIndexHealth\x12\x32\n\x07invalid\x18\x01 \x03(\x0b\x32!.driveflow.monitor.v1.BrokenIndex\x12\x37\n\tduplicate\x18\x02 \x03(\x0b\x32$.driveflow.monitor.v1.DuplicateIndex\x12\x38\n\x0c\x66oreign_keys\x18\x03 \x03(\x0b\x32\".driveflow.monitor.v1.MissingIndex\x12?\n\x10sequential_scans\x18\x04 \x03(\x0b\x32%.driveflow.monitor.v1.SequentialScans\x12\x1e\n\x11index_hit_percent\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11table_hit_percent\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x34\n\x0b\x63old_tables\x18\x07 \x03(\x0b\x32\x1f.driveflow.monitor.v1.TableHitsB\x14\n\x12_index_hit_percentB\x14\n\x12_table_hit_percent\"a\n\x0b\x42rokenIndex\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\x10\n\x08\x62uilding\x18\x04 \x01(\x08\x12\x12\n\ndefinition\x18\x05 \x01(\t\"\x83\x01\n\x0e\x44uplicateIndex\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\x12\n\ncovered_by\x18\x04 \x01(\t\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x0c\n\x04note\x18\x07 \x01(\t\"b\n\x0cMissingIndex\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x12\n\nconstraint\x18\x03 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x04 \x03(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\"\x9d\x01\n\x0fSequentialScans\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x18\n\x10sequential_scans\x18\x04 \x01(\x03\x12\x13\n\x0bindex_scans\x18\x05 \x01(\x03\x12\x15\n\rindex_percent\x18\x06 \x01(\x01\x12\x17\n\x0fwrites_per_scan\x18\x07 \x01(\x01\"[\n\tTableHits\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x19\n\x11index_hit_percent\x18\x03 \x01(\x01\x12\x14\n\x0cindex_blocks\x18\x04 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"driveflow/monitor/v1/indexes.proto\x12\x14\x64riveflow.monitor.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16google/type/date.proto\"\xbb\x02\n\nIndexUsage\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\r\n\x05scans\x18\x04 \x01(\x03\x12\x13\n\x0btuples_read\x18\x05 \x01(\x03\x12\x16\n\x0etuples_fetched\x18\x06 \x01(\x03\x12\x32\n\x0elast_scan_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x12\n\nconstraint\x18\t \x01(\x08\x12\x12\n\npartitions\x18\n \x01(\x05\x12\x11\n\tneeded_by\x18\x0b \x03(\t\x12\x12\n\ndefinition\x18\x0c \x01(\t\x12,\n\x04\x64\x61ys\x18\r \x03(\x0b\x32\x1e.driveflow.monitor.v1.IndexDay\"N\n\x08IndexDay\x12\x1f\n\x04\x64\x61te\x18\x01 \x01(\x0b\x32\x11.google.type.Date\x12\r\n\x05scans\x18\x02 \x01(\x03\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\"j\n\rStatisticsAge\x12.\n\nsince_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08replicas\x18\x02 \x03(\t\x12\x17\n\x0fsilent_replicas\x18\x03 \x03(\t\"\xb1\x01\n\x15ListIndexUsageRequest\x12\x17\n\x06schema\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x16\n\x05table\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x9d\x01\n\x16ListIndexUsageResponse\x12\x31\n\x07indexes\x18\x01 \x03(\x0b\x32 .driveflow.monitor.v1.IndexUsage\x12\x37\n\nstatistics\x18\x02 \x01(\x0b\x32#.driveflow.monitor.v1.StatisticsAge\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\xea\x01\n\x18ListUnusedIndexesRequest\x12%\n\x0cmin_age_days\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xc2\x1c(\x00H\x00\x88\x01\x01\x12\x1f\n\tmin_bytes\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00H\x01\x88\x01\x01\x12\x1a\n\tpage_size\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x0f\n\r_min_age_daysB\x0c\n\n_min_bytes\"\xb3\x01\n\x19ListUnusedIndexesResponse\x12\x31\n\x07indexes\x18\x01 \x03(\x0b\x32 .driveflow.monitor.v1.IndexUsage\x12\x37\n\nstatistics\x18\x02 \x01(\x0b\x32#.driveflow.monitor.v1.StatisticsAge\x12\x11\n\tundecided\x18\x03 \x01(\t\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\x80\x01\n\x15ListIndexSizesRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xd0\x0f\x12-\n\tread_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"p\n\tIndexSize\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x0c\n\x04size\x18\x05 \x01(\t\x12\x13\n\x0btable_bytes\x18\x06 \x01(\x03\"c\n\x16ListIndexSizesResponse\x12\x30\n\x07indexes\x18\x01 \x03(\x0b\x32\x1f.driveflow.monitor.v1.IndexSize\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x15GetIndexHealthRequest\x12-\n\tread_mask\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x97\x03\n\x0bIndexHealth\x12\x32\n\x07invalid\x18\x01 \x03(\x0b\x32!.driveflow.monitor.v1.BrokenIndex\x12\x37\n\tduplicate\x18\x02 \x03(\x0b\x32$.driveflow.monitor.v1.DuplicateIndex\x12\x38\n\x0c\x66oreign_keys\x18\x03 \x03(\x0b\x32\".driveflow.monitor.v1.MissingIndex\x12?\n\x10sequential_scans\x18\x04 \x03(\x0b\x32%.driveflow.monitor.v1.SequentialScans\x12\x1e\n\x11index_hit_percent\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x11table_hit_percent\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x34\n\x0b\x63old_tables\x18\x07 \x03(\x0b\x32\x1f.driveflow.monitor.v1.TableHitsB\x14\n\x12_index_hit_percentB\x14\n\x12_table_hit_percent\"a\n\x0b\x42rokenIndex\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\x10\n\x08\x62uilding\x18\x04 \x01(\x08\x12\x12\n\ndefinition\x18\x05 \x01(\t\"\x83\x01\n\x0e\x44uplicateIndex\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\t\x12\x12\n\ncovered_by\x18\x04 \x01(\t\x12\r\n\x05\x65xact\x18\x05 \x01(\x08\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12\x0c\n\x04note\x18\x07 \x01(\t\"b\n\x0cMissingIndex\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x12\n\nconstraint\x18\x03 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x04 \x03(\t\x12\x0e\n\x06remedy\x18\x05 \x01(\t\"\x9d\x01\n\x0fSequentialScans\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12\x18\n\x10sequential_scans\x18\x04 \x01(\x03\x12\x13\n\x0bindex_scans\x18\x05 \x01(\x03\x12\x15\n\rindex_percent\x18\x06 \x01(\x01\x12\x17\n\x0fwrites_per_scan\x18\x07 \x01(\x01\"[\n\tTableHits\x12\x0e\n\x06schema\x18\x01 \x01(\t\x12\r\n\x05table\x18\x02 \x01(\t\x12\x19\n\x11index_hit_percent\x18\x03 \x01(\x01\x12\x14\n\x0cindex_blocks\x18\x04 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,36 +55,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTINDEXSIZESREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\004\032\002(\000'
   _globals['_LISTINDEXSIZESREQUEST'].fields_by_name['page_token']._loaded_options = None
   _globals['_LISTINDEXSIZESREQUEST'].fields_by_name['page_token']._serialized_options = b'\272H\005r\003\030\320\017'
-  _globals['_INDEXUSAGE']._serialized_start=157
-  _globals['_INDEXUSAGE']._serialized_end=426
-  _globals['_STATISTICSAGE']._serialized_start=428
-  _globals['_STATISTICSAGE']._serialized_end=534
-  _globals['_LISTINDEXUSAGEREQUEST']._serialized_start=537
-  _globals['_LISTINDEXUSAGEREQUEST']._serialized_end=714
-  _globals['_LISTINDEXUSAGERESPONSE']._serialized_start=717
-  _globals['_LISTINDEXUSAGERESPONSE']._serialized_end=874
-  _globals['_LISTUNUSEDINDEXESREQUEST']._serialized_start=877
-  _globals['_LISTUNUSEDINDEXESREQUEST']._serialized_end=1111
-  _globals['_LISTUNUSEDINDEXESRESPONSE']._serialized_start=1114
-  _globals['_LISTUNUSEDINDEXESRESPONSE']._serialized_end=1293
-  _globals['_LISTINDEXSIZESREQUEST']._serialized_start=1296
-  _globals['_LISTINDEXSIZESREQUEST']._serialized_end=1424
-  _globals['_INDEXSIZE']._serialized_start=1426
-  _globals['_INDEXSIZE']._serialized_end=1538
-  _globals['_LISTINDEXSIZESRESPONSE']._serialized_start=1540
-  _globals['_LISTINDEXSIZESRESPONSE']._serialized_end=1639
-  _globals['_GETINDEXHEALTHREQUEST']._serialized_start=1641
-  _globals['_GETINDEXHEALTHREQUEST']._serialized_end=1711
-  _globals['_INDEXHEALTH']._serialized_start=1714
-  _globals['_INDEXHEALTH']._serialized_end=2121
-  _globals['_BROKENINDEX']._serialized_start=2123
-  _globals['_BROKENINDEX']._serialized_end=2220
-  _globals['_DUPLICATEINDEX']._serialized_start=2223
-  _globals['_DUPLICATEINDEX']._serialized_end=2354
-  _globals['_MISSINGINDEX']._serialized_start=2356
-  _globals['_MISSINGINDEX']._serialized_end=2454
-  _globals['_SEQUENTIALSCANS']._serialized_start=2457
-  _globals['_SEQUENTIALSCANS']._serialized_end=2614
-  _globals['_TABLEHITS']._serialized_start=2616
-  _globals['_TABLEHITS']._serialized_end=2707
+  _globals['_INDEXUSAGE']._serialized_start=181
+  _globals['_INDEXUSAGE']._serialized_end=496
+  _globals['_INDEXDAY']._serialized_start=498
+  _globals['_INDEXDAY']._serialized_end=576
+  _globals['_STATISTICSAGE']._serialized_start=578
+  _globals['_STATISTICSAGE']._serialized_end=684
+  _globals['_LISTINDEXUSAGEREQUEST']._serialized_start=687
+  _globals['_LISTINDEXUSAGEREQUEST']._serialized_end=864
+  _globals['_LISTINDEXUSAGERESPONSE']._serialized_start=867
+  _globals['_LISTINDEXUSAGERESPONSE']._serialized_end=1024
+  _globals['_LISTUNUSEDINDEXESREQUEST']._serialized_start=1027
+  _globals['_LISTUNUSEDINDEXESREQUEST']._serialized_end=1261
+  _globals['_LISTUNUSEDINDEXESRESPONSE']._serialized_start=1264
+  _globals['_LISTUNUSEDINDEXESRESPONSE']._serialized_end=1443
+  _globals['_LISTINDEXSIZESREQUEST']._serialized_start=1446
+  _globals['_LISTINDEXSIZESREQUEST']._serialized_end=1574
+  _globals['_INDEXSIZE']._serialized_start=1576
+  _globals['_INDEXSIZE']._serialized_end=1688
+  _globals['_LISTINDEXSIZESRESPONSE']._serialized_start=1690
+  _globals['_LISTINDEXSIZESRESPONSE']._serialized_end=1789
+  _globals['_GETINDEXHEALTHREQUEST']._serialized_start=1791
+  _globals['_GETINDEXHEALTHREQUEST']._serialized_end=1861
+  _globals['_INDEXHEALTH']._serialized_start=1864
+  _globals['_INDEXHEALTH']._serialized_end=2271
+  _globals['_BROKENINDEX']._serialized_start=2273
+  _globals['_BROKENINDEX']._serialized_end=2370
+  _globals['_DUPLICATEINDEX']._serialized_start=2373
+  _globals['_DUPLICATEINDEX']._serialized_end=2504
+  _globals['_MISSINGINDEX']._serialized_start=2506
+  _globals['_MISSINGINDEX']._serialized_end=2604
+  _globals['_SEQUENTIALSCANS']._serialized_start=2607
+  _globals['_SEQUENTIALSCANS']._serialized_end=2764
+  _globals['_TABLEHITS']._serialized_start=2766
+  _globals['_TABLEHITS']._serialized_end=2857
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.type import date_pb2 as _date_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -38,6 +39,7 @@ class IndexUsage(_message.Message):
     PARTITIONS_FIELD_NUMBER: _builtins.int
     NEEDED_BY_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
+    DAYS_FIELD_NUMBER: _builtins.int
     schema: _builtins.str
     """Schema of index and table."""
     table: _builtins.str
@@ -66,6 +68,10 @@ class IndexUsage(_message.Message):
     def needed_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """RPCs and loops that the index was made for, by the ledger of the guide's indexes."""
 
+    @_builtins.property
+    def days(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexDay]:
+        """Day by day, earliest first, of the last 60; only when read_mask names it."""
+
     def __init__(
         self,
         *,
@@ -81,14 +87,49 @@ class IndexUsage(_message.Message):
         partitions: _builtins.int = ...,
         needed_by: _abc.Iterable[_builtins.str] | None = ...,
         definition: _builtins.str = ...,
+        days: _abc.Iterable[Global___IndexDay] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_scan_time", b"last_scan_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "definition", b"definition", "index", b"index", "last_scan_time", b"last_scan_time", "needed_by", b"needed_by", "partitions", b"partitions", "scans", b"scans", "schema", b"schema", "size_bytes", b"size_bytes", "table", b"table", "tuples_fetched", b"tuples_fetched", "tuples_read", b"tuples_read"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraint", b"constraint", "days", b"days", "definition", b"definition", "index", b"index", "last_scan_time", b"last_scan_time", "needed_by", b"needed_by", "partitions", b"partitions", "scans", b"scans", "schema", b"schema", "size_bytes", b"size_bytes", "table", b"table", "tuples_fetched", b"tuples_fetched", "tuples_read", b"tuples_read"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___IndexUsage: _TypeAlias = IndexUsage  # noqa: Y015
+
+@_typing.final
+class IndexDay(_message.Message):
+    """An index at the first snapshot of a day."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATE_FIELD_NUMBER: _builtins.int
+    SCANS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    scans: _builtins.int
+    """Scans since the statistics began, on the primary: of two days the difference counts, and a smaller
+    number than the day before means that the statistics began anew.
+    """
+    size_bytes: _builtins.int
+    """Size as of the last VACUUM or ANALYZE before."""
+    @_builtins.property
+    def date(self) -> _date_pb2.Date:
+        """The day, UTC."""
+
+    def __init__(
+        self,
+        *,
+        date: _date_pb2.Date | None = ...,
+        scans: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["date", b"date"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["date", b"date", "scans", b"scans", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexDay: _TypeAlias = IndexDay  # noqa: Y015
 
 @_typing.final
 class StatisticsAge(_message.Message):
@@ -147,7 +188,7 @@ class ListIndexUsageRequest(_message.Message):
     """next_page_token of the page before; the other fields must be the same."""
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields of IndexUsage."""
+        """Fields of IndexUsage; unset: all but days."""
 
     def __init__(
         self,
@@ -221,7 +262,7 @@ class ListUnusedIndexesRequest(_message.Message):
     """next_page_token of the page before; the other fields must be the same."""
     @_builtins.property
     def read_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields of IndexUsage."""
+        """Fields of IndexUsage; unset: all but days."""
 
     def __init__(
         self,
