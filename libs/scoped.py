@@ -34,6 +34,8 @@ PREPARED_MAX = 500
 COMPILED_MAX = 2_000
 SETTLE_S = 5.0
 """How long a cancelled statement may take to end before its connection is closed."""
+LOOK_EVERY_S = 0.5
+"""How often a connection that waits looks whether it missed something."""
 Received: TypeAlias = Generator[Wait, Ready | int, list[PGresult]]
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.PIPELINE_ABORTED)
 _STALE = (errors.FeatureNotSupported, errors.InvalidSqlStatementName)
@@ -207,6 +209,7 @@ class Connection(AsyncConnection[TupleRow]):
         self._adapt = Transformer(self)
         self._listens_to = -1
         self._waiter: asyncio.Future[None] | None = None
+        self._looking: asyncio.TimerHandle | None = None
 
     @property
     def is_quiet(self) -> bool:
@@ -521,8 +524,8 @@ class Connection(AsyncConnection[TupleRow]):
     async def _wait_for(self, received: Received) -> list[PGresult]:
         """Drive `received` to its end; a cancelled statement is ended on the server as well.
 
-        As psycopg's wait, but for its timer (whoever has a deadline cancels) and the registration
-        of the socket at each wait, which costs a dozen system calls: it stays registered.
+        As psycopg's wait, but without a timer and a registration of the socket at each wait, which
+        costs a dozen system calls: both stay.
         """
         try:
             while next(received) == Wait.R:
@@ -544,11 +547,19 @@ class Connection(AsyncConnection[TupleRow]):
         if self._listens_to < 0:
             self._listens_to = self.pgconn.socket
             loop.add_reader(self._listens_to, self._hear)
+        if self._looking is None:
+            self._looking = loop.call_later(LOOK_EVERY_S, self._look)
         self._waiter = loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
+
+    def _look(self) -> None:
+        """Have who waits read: uvloop tells of a reset once, and that read may have found words."""
+        self._looking = None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _hear(self) -> None:
         """The server says something; unasked, it is most likely the end."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -12,13 +14,16 @@ from typing import Any
 
 import psycopg
 import pytest
+import uvloop
 from psycopg import errors
+from psycopg.conninfo import make_conninfo
 
 from libs import pooling, scoped
 from libs.orgs import Orgs
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database
 from tests.serving import OTHER_SCHOOL, SCHOOL
+from tests.waiting import eventually
 
 SETTING = b"SELECT current_setting('driveflow.org_id', true)"
 ADD = b'INSERT INTO "Trip" ("orgId", "startedAt") VALUES (%(org)s::uuid, now())'
@@ -49,6 +54,58 @@ def trips(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(scoped.Connection, "_trip", watched)
     return left
+
+
+class Relay:
+    """The way of one connection, which can end as a dead process leaves it: words, then a reset."""
+
+    def __init__(self, database: Database) -> None:
+        with psycopg.connect(database.admin_dsn) as admin:
+            self._server = socket.create_connection((admin.info.host, admin.info.port))
+        self._server.setblocking(False)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = int(self._listener.getsockname()[1])
+        self._held: bytearray | None = None
+
+    async def carry(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._client, _ = await loop.sock_accept(self._listener)
+        await asyncio.gather(self._ask(), self._answer())
+
+    def hold(self) -> None:
+        """Keep back what the server says."""
+        self._held = bytearray()
+
+    def reset(self) -> None:
+        """Say what was held and reset the connection, both before the client can look."""
+        assert self._held
+        self._client.send(self._held)
+        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._client.close()
+
+    def close(self) -> None:
+        self._listener.close()
+        self._server.close()
+
+    async def _ask(self) -> None:
+        loop = asyncio.get_running_loop()
+        while asked := await loop.sock_recv(self._client, 65536):
+            await loop.sock_sendall(self._server, asked)
+
+    async def _answer(self) -> None:
+        loop = asyncio.get_running_loop()
+        while said := await loop.sock_recv(self._server, 65536):
+            if self._held is None:
+                await loop.sock_sendall(self._client, said)
+            else:
+                self._held += said
+
+
+def sleeps(database: Database) -> bool:
+    with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+        asked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+        return admin.execute(asked + " AND wait_event = 'PgSleep'").fetchone() is not None
 
 
 async def one(conn: Any, query: bytes, params: Any = None) -> Any:
@@ -296,6 +353,31 @@ async def test_a_connection_that_dies_under_way_is_an_operational_error_and_no_h
             async with how(SCHOOL) as conn:
                 await conn.execute(suicide)
         assert await count(orgs) == 0
+
+
+def test_an_answer_that_ends_in_a_reset_is_an_operational_error_and_no_hang(
+    database: Database,
+) -> None:
+    async def story() -> None:
+        relay = Relay(database)
+        carries = asyncio.create_task(relay.carry())
+        dsn = make_conninfo(database.dsn("tracking"), host="127.0.0.1", port=relay.port)
+        conn = await scoped.Connection.connect(dsn, autocommit=True)
+        relay.hold()
+        # The first row is more than the server keeps before it sends.
+        rows = b"SELECT repeat('x', 10000) UNION ALL SELECT pg_sleep(30)::text"
+        asked = asyncio.create_task(conn.once(scoped.statement(b"SELECT 1", None), rows, None))
+        await eventually(lambda: asyncio.to_thread(sleeps, database))
+        carries.cancel()
+        await asyncio.wait([carries])
+        relay.reset()
+        async with asyncio.timeout(20):
+            with pytest.raises(psycopg.OperationalError):
+                await asked
+        await conn.close()
+        relay.close()
+
+    uvloop.run(story())  # the services' loop; asyncio's own would tell of the reset
 
 
 async def test_statements_on_many_connections_at_once_answer_each_its_own(
