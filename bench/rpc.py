@@ -5,7 +5,8 @@
 Every case and an echo with messages of the same sizes take turns, round by round, from clients in
 C (h2load; one of our own where each request differs) with 32 calls in flight. The share is that of
 the echo's requests a second; all that production has is on: token, school, row-level security,
-validation, metrics. Every call must be answered OK, by the count of the service's own metrics.
+validation, metrics, traces of one call in a hundred, sent to a collector. Every call must be
+answered OK, by the count of the service's own metrics.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import LiteralString
 import psutil
 import psycopg
 from google.protobuf.message import Message
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from bench import creating, echo, h2load
 from bench.stack import SCHOOL, Stack, running_stack
@@ -283,9 +285,15 @@ class Bench:
 
 def answered(metrics: str, method: str) -> dict[str, int]:
     """How many calls of the method the service has answered, by status."""
+    found = _COUNT.findall(scraped(metrics))
+    return {code: int(float(count)) for name, code, count in found if name == method}
+
+
+def scraped(metrics: str) -> str:
+    """All that the service exports."""
     with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {code: int(float(count)) for name, code, count in _COUNT.findall(text) if name == method}
+        text: str = answer.read().decode()
+        return text
 
 
 def _all_ok(case: Case, before: Mapping[str, int], after: Mapping[str, int], calls: int) -> None:
@@ -365,6 +373,16 @@ def paced(bench: Bench, cases: Sequence[Case], results: Mapping[str, Measured]) 
     return found
 
 
+def traced(stack: Stack) -> None:
+    """Say how many calls were traced; exits when it is far from one in a hundred."""
+    of_calls = sum(span.kind == Span.SPAN_KIND_SERVER for span in stack.collector.spans)
+    metrics = scraped(stack.metrics)
+    calls = sum(int(float(count)) for name, _, count in _COUNT.findall(metrics) if SERVICE in name)
+    print(f"of {calls} calls {of_calls} came to the collector as traces")
+    if not 0.005 < of_calls / calls < 0.02:
+        sys.exit("traces were not sampled as by default")
+
+
 def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -383,6 +401,7 @@ def main() -> None:
         results = run(bench, cases, rounds, calls)
         met = report(cases, results)
         p99 = paced(bench, cases, results)
+        traced(stack)
     simple = max((ms for name, ms in p99.items() if name != SEARCH), default=0.0)
     search = p99.get(SEARCH, 0.0)
     shares = {case.key: round(results[case.name].share(), 3) for case in cases if case.bar}

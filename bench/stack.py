@@ -21,6 +21,7 @@ import psycopg
 from libs import issuer
 from libs.healthcheck import status
 from libs.local.paths import ROOT
+from tests.collector import Collector, collecting
 from tests.postgres import Database, embedded_server, free_port, make_template
 
 SCHOOL = uuid.UUID("0a000000-0000-7000-8000-000000000001")
@@ -66,8 +67,10 @@ class Stack:
     key: str
     folder: Path
     """Of its keys and logs."""
-    metrics: str = ""
+    metrics: str
     """host:port of the service's Prometheus endpoint."""
+    collector: Collector
+    """Of its traces: one call in a hundred, as by default."""
 
     def token(self, org_id: uuid.UUID = SCHOOL) -> str:
         """A token of the bench's school, or of another."""
@@ -130,12 +133,17 @@ def running_stack(service: str = "tracking") -> Iterator[Stack]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     cores = sorted(os.sched_getaffinity(0))[:CORES]
     os.sched_setaffinity(0, cores)
-    with tempfile.TemporaryDirectory(prefix="driveflow-bench-") as folder, embedded_server() as pg:
+    with (
+        tempfile.TemporaryDirectory(prefix="driveflow-bench-") as folder,
+        embedded_server() as pg,
+        collecting() as collector,
+    ):
         database = make_template(pg)
         key = issuer.new_key()
         (Path(folder) / "jwks.json").write_text(issuer.jwks(key))
-        with running_service(service, database, Path(folder)) as (address, process, metrics):
-            yield Stack(database, address, process, cores, key, Path(folder), metrics)
+        more = {"DRIVEFLOW_OTLP_ENDPOINT": collector.endpoint}
+        with running_service(service, database, Path(folder), more) as (address, process, metrics):
+            yield Stack(database, address, process, cores, key, Path(folder), metrics, collector)
 
 
 @contextmanager

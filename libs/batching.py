@@ -110,11 +110,8 @@ class Batches:
         observe = sent.statement.observe
         started = time.perf_counter()
         try:
-            answer = self._ask(scope, sent)
-            if not telemetry.traces():
-                return await answer
             with observe.span():
-                return await answer
+                return await self._ask(scope, sent)
         finally:
             observe.finished(time.perf_counter() - started)
 

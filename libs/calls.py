@@ -10,6 +10,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from random import getrandbits
 
+from opentelemetry import trace
+
 from libs.errors import DomainError, PermissionDenied, Unauthenticated
 
 
@@ -68,10 +70,12 @@ class Call:
     consistency: str | None = None
     """Token of the last write of this call: a reader that brings it back sees the write."""
     error_reason: str | None = None
+    span: trace.Span | None = None
+    """None: it is not traced."""
 
     def outlived(self) -> Call:
         """The call without its end, for work of it that others wait for as well."""
-        return Call(self.method, self.request_id, caller=self.caller)
+        return Call(self.method, self.request_id, caller=self.caller, span=self.span)
 
     def remaining_ms(self, at_most_ms: int) -> int:
         """Milliseconds until the deadline, at least 1 and at most `at_most_ms`."""

@@ -210,6 +210,7 @@ class Chain:
             # The id is given: its default would cost a call more.
             call = Call(method.name, f"{getrandbits(128):032x}", metadata=metadata)
             calls.begin(call)
+            observe.begin(call, metadata)
             started = time.perf_counter()
             try:
                 if load.calls >= load.calls_max:
@@ -239,11 +240,7 @@ class Chain:
             finally:
                 observe.finished(context.code(), time.perf_counter() - started, call)
 
-        async def traced(request: Any, context: Context) -> Any:
-            with observe.span(context.invocation_metadata() or ()):
-                return await handler(request, context)
-
-        return traced if telemetry.traces() else handler
+        return handler
 
     def load_layer(self, inner: Handler) -> Handler:
         """Refuse at once a stream that would be more than the server takes on."""
@@ -325,16 +322,15 @@ def telemetry_layer(method: Method, inner: Handler) -> Handler:
     async def handler(request: Any, context: Context) -> Any:
         call = Call(method.name)
         calls.begin(call)
+        observe.begin(call, context.invocation_metadata() or ())
         started = time.perf_counter()
-        with observe.span(context.invocation_metadata() or ()):
-            try:
-                response = await inner(request, context)
-                if call.consistency:
-                    context.set_trailing_metadata(_trailing(call))
-                return response
-            finally:
-                seconds = time.perf_counter() - started
-                observe.finished(context.code(), seconds, call)
+        try:
+            response = await inner(request, context)
+            if call.consistency:
+                context.set_trailing_metadata(_trailing(call))
+            return response
+        finally:
+            observe.finished(context.code(), time.perf_counter() - started, call)
 
     return handler
 

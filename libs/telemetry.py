@@ -15,7 +15,7 @@ import traceback
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from itertools import accumulate
@@ -25,16 +25,26 @@ import grpc
 import prometheus_client
 import psycopg
 from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import Context
+from opentelemetry.context import attach
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+    ScopeMetrics,
+)
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import start_http_server
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -50,8 +60,6 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 METRICS_EVERY_MS = 15_000
 SLOW_S = 1.0
 """A call that took longer has a line in the log, also when all went well."""
-_NO_CONTEXT = Context()
-"""For measurements: there are no exemplars, and to ask for the current context costs 2 us."""
 STATEMENTS_MAX = 2_000
 _TRACE_KEYS = ("traceparent", "tracestate")
 CODE_NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -59,58 +67,13 @@ log = logging.getLogger("driveflow.rpc")
 
 
 Observe = Callable[[float], None]
-
-
-Durations = Callable[[Mapping[str, str]], Observe]
-"""A histogram of seconds: what takes the values of one set of attributes."""
 Figure = tuple[float, Mapping[str, str]]
 """A value with its attributes."""
 Read = Callable[[], Iterable[Figure]]
 
 
-def _durations_of_meter(meter: metrics.Meter, name: str, unit: str, description: str) -> Durations:
-    histogram = meter.create_histogram(name, unit, description)
-
-    def series(attributes: Mapping[str, str]) -> Observe:
-        kept = dict(attributes)
-        return lambda seconds: histogram.record(seconds, kept, _NO_CONTEXT)
-
-    return series
-
-
-def _durations_of_prometheus(name: str, description: str, attributes: Sequence[str]) -> Durations:
-    """Where Prometheus alone reads it: counted in plain numbers, the SDK takes 10 us a value."""
-    exported = f"{name.replace('.', '_')}_seconds"
-    labels = [attribute.replace(".", "_") for attribute in attributes]
-    histogram = _Histogram(exported, description, labels)
-    prometheus_client.REGISTRY.register(histogram)
-    _state.shutdowns.append(partial(prometheus_client.REGISTRY.unregister, histogram))
-    return histogram.series
-
-
-class _Histogram(Collector):
-    """Seconds by attributes; values come from the event loop's thread alone."""
-
-    def __init__(self, name: str, description: str, labels: Sequence[str]) -> None:
-        self._name = name
-        self._description = description
-        self._labels = labels
-        self._series: dict[tuple[str, ...], _Series] = {}
-
-    def series(self, attributes: Mapping[str, str]) -> Observe:
-        return self._series.setdefault(tuple(attributes.values()), _Series()).observe
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._description, labels=self._labels)
-        bounds = (*map(floatToGoString, SECONDS), "+Inf")
-        for values, series in [*self._series.items()]:
-            buckets = [*zip(bounds, accumulate([*series.counts]), strict=True)]
-            family.add_metric(values, buckets, series.total)
-        yield family
-
-
 class _Series:
-    """How often which durations were seen."""
+    """How often which durations were seen; told by the event loop's thread alone."""
 
     __slots__ = ("counts", "total")
 
@@ -121,6 +84,58 @@ class _Series:
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(SECONDS, seconds)] += 1
         self.total += seconds
+
+
+class _Durations(Collector):
+    """A histogram of seconds, for Prometheus and OTLP: the SDK's takes 10 us a value."""
+
+    def __init__(self, name: str, description: str, keys: Sequence[str]) -> None:
+        self._name = name
+        self._description = description
+        self._keys = keys
+        self._began = time.time_ns()
+        self._series: dict[tuple[str, ...], _Series] = {}
+
+    def series(self, *values: str) -> Observe:
+        """What takes the durations of one set of attributes."""
+        return self._series.setdefault(values, _Series()).observe
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """As Prometheus reads it."""
+        name = f"{self._name.replace('.', '_')}_seconds"
+        labels = [key.replace(".", "_") for key in self._keys]
+        family = HistogramMetricFamily(name, self._description, labels=labels)
+        bounds = (*map(floatToGoString, SECONDS), "+Inf")
+        for values, series in [*self._series.items()]:
+            buckets = [*zip(bounds, accumulate([*series.counts]), strict=True)]
+            family.add_metric(values, buckets, series.total)
+        yield family
+
+    def metric(self) -> Metric:
+        """As OTLP sends it."""
+        now = time.time_ns()
+        points = [
+            self._point(values, [*series.counts], series.total, now)
+            for values, series in [*self._series.items()]
+        ]
+        data = Histogram(points, AggregationTemporality.CUMULATIVE)
+        return Metric(self._name, self._description, "s", data)
+
+    def _point(
+        self, values: tuple[str, ...], counts: list[int], total: float, now: int
+    ) -> HistogramDataPoint:
+        return HistogramDataPoint(
+            attributes=dict(zip(self._keys, values, strict=True)),
+            start_time_unix_nano=self._began,
+            time_unix_nano=now,
+            count=sum(counts),
+            sum=total,
+            bucket_counts=counts,
+            explicit_bounds=SECONDS,
+            # Of all time, so they would say little; the protocol lets them be left out.
+            min=None,  # type: ignore[arg-type]
+            max=None,  # type: ignore[arg-type]
+        )
 
 
 class _Watched(Protocol):
@@ -140,8 +155,8 @@ class _State:
     trace_ratio: float = 1.0
     """Of calls that come without a decision of their caller's."""
     meter: metrics.Meter | None = None
-    rpc_duration: Durations | None = None
-    query_duration: Durations | None = None
+    rpc_duration: _Durations | None = None
+    query_duration: _Durations | None = None
     pools: list[_Watched] = field(default_factory=list)
     shutdowns: list[Any] = field(default_factory=list)
 
@@ -157,13 +172,14 @@ def configure(service: str, settings: Settings) -> None:
 
     resource = Resource.create({"service.name": service, "service.namespace": "driveflow"})
     readers: list[MetricReader] = []
+    durations = _make_durations()
     if settings.otlp_endpoint is not None:
         endpoint = str(settings.otlp_endpoint).rstrip("/")
-        readers.append(_otlp_metrics(endpoint))
+        readers.append(_otlp_metrics(endpoint, durations))
         _configure_traces(resource, endpoint)
         _state.trace_ratio = settings.trace_ratio
     if settings.metrics_listen is not None:
-        readers.append(_prometheus(settings.metrics_listen))
+        readers.append(_prometheus(settings.metrics_listen, durations))
     provider = MeterProvider(
         readers,
         resource,
@@ -177,7 +193,7 @@ def configure(service: str, settings: Settings) -> None:
     )
     _state.meter = provider.get_meter("driveflow")
     _state.shutdowns.append(provider.shutdown)
-    _make_instruments(_state.meter, prometheus_alone=settings.otlp_endpoint is None)
+    _watch_pools(_state.meter)
 
 
 def shutdown() -> None:
@@ -223,18 +239,18 @@ def _observations(read: Read) -> Callable[[CallbackOptions], Iterator[Observatio
 def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
     """A span of work that is neither an RPC nor a query; below the span that is under way.
 
-    Without one it begins a trace of its own, if it is sampled.
+    In background work without one it begins a trace of its own, if it is sampled.
     """
     if _state.tracer is None:
         return _NO_SPAN
-    if not trace.get_current_span().is_recording() and (calls.current() or not _sampled()):
+    call = calls.current()
+    if call is not None:
+        wanted = call.span is not None
+    else:
+        wanted = trace.get_current_span().is_recording() or _sampled()
+    if not wanted:
         return _NO_SPAN
     return _state.tracer.start_as_current_span(name, attributes=attributes)
-
-
-def traces() -> bool:
-    """Whether there are spans at all."""
-    return _state.tracer is not None
 
 
 _NO_SPAN: AbstractContextManager[Any] = nullcontext()
@@ -250,27 +266,28 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
     def __init__(self, method: str) -> None:
         self._method = method
         self._attributes = {"rpc.system.name": "grpc", "rpc.method": method}
-        self._durations: Durations | None = None
+        self._durations: _Durations | None = None
         self._by_status: dict[str, Observe] = {}
         self._quiet = method.startswith("grpc.")
 
-    def span(self, metadata: Iterable[tuple[str, str | bytes]]) -> AbstractContextManager[Any]:
-        """A server span, child of the caller's `traceparent`; nothing when it is not sampled."""
+    def begin(self, call: calls.Call, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """Begin the call's span, child of the caller's `traceparent`, if it is traced.
+
+        It is the current one until the task of the call ends, and is ended by `finished`.
+        """
         if _state.tracer is None or self._quiet:
-            return _NO_SPAN
-        carrier = {k: v for k, v in metadata if isinstance(v, str) and k in _TRACE_KEYS}
+            return
+        carrier = {key: value for key, value in metadata if key in _TRACE_KEYS}
+        if not carrier and not _sampled():
+            return
         caller = propagate.extract(carrier)
         parent = trace.get_current_span(caller).get_span_context()
-        if not (parent.trace_flags.sampled if parent.is_valid else _sampled()):
-            return _NO_SPAN
-        return _state.tracer.start_as_current_span(
-            self._method,
-            context=caller,
-            kind=trace.SpanKind.SERVER,
-            attributes=self._attributes,
-            record_exception=False,
-            set_status_on_exception=False,
+        if not (parent.trace_flags.sampled if parent.is_valid else not carrier or _sampled()):
+            return
+        call.span = _state.tracer.start_span(
+            self._method, caller, trace.SpanKind.SERVER, self._attributes
         )
+        attach(trace.set_span_in_context(call.span))
 
     def finished(self, code: Any, seconds: float, call: calls.Call) -> None:
         """Record how a call ended."""
@@ -282,32 +299,30 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
             (observe or self._observe(status, durations))(seconds)
         if self._quiet:
             return
-        traced = _state.tracer is not None and trace.get_current_span().is_recording()
-        if traced:
-            _end_span(status)
         if (
-            traced
+            call.span is not None
             or status != "OK"
             or seconds > SLOW_S
             or call.stream
             or log.isEnabledFor(logging.DEBUG)
         ):
             _log_call(self._method, status, seconds, call)
+        if call.span is not None:
+            _end(call.span, status)
 
-    def _observe(self, status: str, durations: Durations) -> Observe:
+    def _observe(self, status: str, durations: _Durations) -> Observe:
         """What takes the durations of calls that end so; remembered while metrics are the same."""
         if durations is not self._durations:
             self._durations, self._by_status = durations, {}
-        attributes = {**self._attributes, "rpc.response.status_code": status}
-        found = self._by_status[status] = durations(attributes)
+        found = self._by_status[status] = durations.series(*self._attributes.values(), status)
         return found
 
 
-def _end_span(status: str) -> None:
-    current = trace.get_current_span()
-    current.set_attribute("rpc.response.status_code", status)
+def _end(span: trace.Span, status: str) -> None:
+    span.set_attribute("rpc.response.status_code", status)
     if status in ("INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"):
-        current.set_status(trace.StatusCode.ERROR)
+        span.set_status(trace.StatusCode.ERROR)
+    span.end()
 
 
 def _status(code: Any, call: calls.Call) -> str:
@@ -380,7 +395,7 @@ class statement:  # noqa: N801 (reads as a function where it is used)
     def __init__(self, name: str) -> None:
         self.name = name
         self._attributes = {"db.system.name": "postgresql", "db.query.summary": name}
-        self._durations: Durations | None = None
+        self._durations: _Durations | None = None
         self._observe: Observe = _unobserved
 
     def span(self) -> AbstractContextManager[Any]:
@@ -392,7 +407,9 @@ class statement:  # noqa: N801 (reads as a function where it is used)
         durations = _state.query_duration
         if durations is not self._durations:
             self._durations = durations
-            self._observe = _unobserved if durations is None else durations(self._attributes)
+            self._observe = (
+                _unobserved if durations is None else durations.series(*self._attributes.values())
+            )
         self._observe(seconds)
 
 
@@ -416,18 +433,14 @@ def watch_pool(pool: _Watched) -> None:
 # --- set-up ------------------------------------------------------------------------------------
 
 
-def _make_instruments(meter: metrics.Meter, *, prometheus_alone: bool) -> None:
-    def durations(name: str, unit: str, description: str, attributes: Sequence[str]) -> Durations:
-        if prometheus_alone:
-            return _durations_of_prometheus(name, description, attributes)
-        return _durations_of_meter(meter, name, unit, description)
+def _make_durations() -> list[_Durations]:
+    rpc = "rpc.server.call.duration", "Duration of RPCs by method and status", _RPC
+    query = "db.client.operation.duration", "Duration of statements by their name", _QUERY
+    _state.rpc_duration, _state.query_duration = _Durations(*rpc), _Durations(*query)
+    return [_state.rpc_duration, _state.query_duration]
 
-    _state.rpc_duration = durations(
-        "rpc.server.call.duration", "s", "Duration of RPCs by method and status", _RPC
-    )
-    _state.query_duration = durations(
-        "db.client.operation.duration", "s", "Duration of statements by their name", _QUERY
-    )
+
+def _watch_pools(meter: metrics.Meter) -> None:
     for name, unit, description, key in _POOL_FIGURES:
         meter.create_observable_gauge(name, [_pool_reader(key)], unit, description)
 
@@ -465,11 +478,21 @@ def _pool_reader(key: str) -> Any:
 # Exporters are imported by those who use them: they take a tenth of a service's start.
 
 
-def _otlp_metrics(endpoint: str) -> MetricReader:
+def _otlp_metrics(endpoint: str, durations: Sequence[_Durations]) -> MetricReader:
     from opentelemetry.exporter.otlp.proto.http import metric_exporter  # noqa: PLC0415
 
-    exporter = metric_exporter.OTLPMetricExporter(f"{endpoint}/v1/metrics")
-    return PeriodicExportingMetricReader(exporter, METRICS_EVERY_MS)
+    class Exporter(metric_exporter.OTLPMetricExporter):
+        """Sends durations beside what the SDK has counted."""
+
+        def export(self, metrics_data: MetricsData, *args: Any, **options: Any) -> Any:
+            own = [each.metric() for each in durations]
+            # The exporter wants each resource once, and each scope of it.
+            scope = ScopeMetrics(InstrumentationScope("driveflow.durations"), own, "")
+            (sdk,) = metrics_data.resource_metrics
+            sent = replace(sdk, scope_metrics=[*sdk.scope_metrics, scope])
+            return super().export(MetricsData([sent]), *args, **options)
+
+    return PeriodicExportingMetricReader(Exporter(f"{endpoint}/v1/metrics"), METRICS_EVERY_MS)
 
 
 def _configure_traces(resource: Any, endpoint: str) -> None:
@@ -483,8 +506,7 @@ def _configure_traces(resource: Any, endpoint: str) -> None:
     _state.shutdowns.append(provider.shutdown)
 
 
-def _prometheus(listen: str) -> Any:
-
+def _prometheus(listen: str, durations: Sequence[_Durations]) -> MetricReader:
     host, _, port = listen.rpartition(":")
     try:
         server, thread = start_http_server(int(port), host.strip("[]"))
@@ -499,6 +521,9 @@ def _prometheus(listen: str) -> Any:
         thread.join(timeout=5)
 
     _state.shutdowns.insert(0, stop)
+    for each in durations:
+        prometheus_client.REGISTRY.register(each)
+        _state.shutdowns.append(partial(prometheus_client.REGISTRY.unregister, each))
     return PrometheusMetricReader()
 
 

@@ -8,10 +8,8 @@ import json
 import logging
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -25,6 +23,7 @@ from psycopg import AsyncCursor
 from driveflow.tracking.v1 import tracking_pb2 as pb
 from libs import pooling, telemetry
 from libs.queries import Queries
+from tests.collector import collecting
 from tests.libs.conftest import bare_settings
 from tests.postgres import Database, free_port
 from tests.serving import Tracking, points, serving, settings
@@ -190,38 +189,24 @@ def scrape(listen: str) -> str:
         return text
 
 
-class Collector(BaseHTTPRequestHandler):
-    """Takes what is sent to a collector of OpenTelemetry's, and keeps to which path it came."""
-
-    paths: ClassVar[set[str]] = set()
-
-    def do_POST(self) -> None:
-        self.paths.add(self.path)
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_request(self, *_: Any) -> None:
-        """Nobody reads it."""
-
-
-def test_a_collector_is_sent_spans_and_metrics(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_a_collector_is_sent_spans_and_metrics(
+    monkeypatch: pytest.MonkeyPatch, database: Database, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(telemetry, "_state", telemetry._State())
     monkeypatch.setattr(telemetry, "_configure_logs", lambda *_: None)
-    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
-        Thread(target=collector.serve_forever, daemon=True).start()
-        endpoint = f"http://127.0.0.1:{collector.server_port}"
-        telemetry.configure(
-            "tracking", bare_settings(tmp_path, otlp_endpoint=endpoint, trace_ratio=1.0)
-        )
-        telemetry.counter("test", "1", "Counts.").add(1)
-        with telemetry.span("test"):
-            pass
-        telemetry.shutdown()
-        collector.shutdown()
-    assert Collector.paths == {"/v1/traces", "/v1/metrics"}
+    with collecting() as collector:
+        told = {"otlp_endpoint": collector.endpoint, "trace_ratio": 1.0}
+        telemetry.configure("tracking", settings(database, tmp_path, **told))
+        async with serving(database, tmp_path) as tracking:
+            await upload(tracking)
+        await asyncio.to_thread(telemetry.shutdown)
+    spans = {span.name: span for span in collector.spans}
+    call, statement = spans[f"{SERVICE}/StartTrip"], spans["tracking.start_trip"]
+    assert statement.parent_span_id == call.span_id
+    durations = collector.metrics["rpc.server.call.duration"].histogram.data_points
+    started = [point for point in durations if f"{SERVICE}/StartTrip" in str(point.attributes)]
+    assert [(point.count, sum(point.bucket_counts)) for point in started] == [(1, 1)]
+    assert {"db.client.operation.duration", "driveflow.ingest.points"} <= {*collector.metrics}
 
 
 # --- off ---------------------------------------------------------------------------------------
