@@ -89,8 +89,9 @@ class _Series:
 class _Durations(Collector):
     """A histogram of seconds, for Prometheus and OTLP: the SDK's takes 10 us a value."""
 
-    def __init__(self, name: str, description: str, keys: Sequence[str]) -> None:
+    def __init__(self, name: str, unit: str, description: str, keys: Sequence[str]) -> None:
         self._name = name
+        self._unit = unit
         self._description = description
         self._keys = keys
         self._began = time.time_ns()
@@ -119,7 +120,7 @@ class _Durations(Collector):
             for values, series in [*self._series.items()]
         ]
         data = Histogram(points, AggregationTemporality.CUMULATIVE)
-        return Metric(self._name, self._description, "s", data)
+        return Metric(self._name, self._description, self._unit, data)
 
     def _point(
         self, values: tuple[str, ...], counts: list[int], total: float, now: int
@@ -434,10 +435,13 @@ def watch_pool(pool: _Watched) -> None:
 
 
 def _make_durations() -> list[_Durations]:
-    rpc = "rpc.server.call.duration", "Duration of RPCs by method and status", _RPC
-    query = "db.client.operation.duration", "Duration of statements by their name", _QUERY
-    _state.rpc_duration, _state.query_duration = _Durations(*rpc), _Durations(*query)
-    return [_state.rpc_duration, _state.query_duration]
+    _state.rpc_duration = rpc = _Durations(
+        "rpc.server.call.duration", "s", "Duration of RPCs by method and status", _RPC
+    )
+    _state.query_duration = query = _Durations(
+        "db.client.operation.duration", "s", "Duration of statements by their name", _QUERY
+    )
+    return [rpc, query]
 
 
 def _watch_pools(meter: metrics.Meter) -> None:
