@@ -7,7 +7,6 @@ import json
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,20 +198,12 @@ def expired() -> Unauthenticated:
     return Unauthenticated("TOKEN_EXPIRED", "The token has expired.")
 
 
-def authorization(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The header that carries the token; Unauthenticated when there is none."""
-    for key, value in metadata:
-        if key == "authorization" and str(value)[:7].lower() == "bearer ":
-            return str(value)
-    raise missing()
-
-
 def bearer(header: str) -> str:
     """The token of an `authorization`; Unauthenticated when there is none."""
-    token = header.partition(" ")[2].strip()
-    if not token:
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
         raise missing()
-    return token
+    return token.strip()
 
 
 def missing() -> Unauthenticated:

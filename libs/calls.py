@@ -61,12 +61,14 @@ class Call:
     """Package-qualified, as in grpc: driveflow.tracking.v1.TrackingService/StartTrip."""
     request_id: str = field(default_factory=lambda: f"{getrandbits(128):032x}")
     """Told to the caller and written into logs: nothing is guarded by it."""
+    metadata: Sequence[tuple[str, str | bytes]] = ()
+    """That the caller sent."""
+    began: float = field(default_factory=time.monotonic)
+    """time.monotonic()"""
     deadline: float | None = None
     """time.monotonic() by which the answer must be there."""
     caller: Caller | None = None
     stream: Stream | None = None
-    metadata: Sequence[tuple[str, str | bytes]] = ()
-    """That the caller sent; of unary calls."""
     consistency: str | None = None
     """Token of the last write of this call: a reader that brings it back sees the write."""
     error_reason: str | None = None
@@ -103,7 +105,7 @@ def caller() -> Caller:
 
 
 def metadata() -> Sequence[tuple[str, str | bytes]]:
-    """What the caller of the unary call under way sent along."""
+    """What the caller of the call under way sent along."""
     call = _current.get()
     return () if call is None else call.metadata
 

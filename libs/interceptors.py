@@ -21,7 +21,6 @@ from typing import Any, NoReturn, TypeAlias
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import DecodeError
 
 from libs import access, calls, errors, telemetry
 from libs.calls import Call, Stream
@@ -186,32 +185,35 @@ class Chain:
     stream_age_max_s: float
     deadlines: Deadlines = field(default_factory=Deadlines)
 
-    def wrap(self, method: Method, behaviour: Handler) -> Handler:
-        """The handler of `method` inside all layers that concern it."""
-        if not method.streaming:
-            return self.unary(method, behaviour)
-        handler = behaviour if method.request_streaming else validation_layer(behaviour)
-        handler = self.stream_layer(method, handler)
+    def stream(self, method: Method, behaviour: Handler) -> Handler:
+        """All layers that concern a streaming method."""
+        handler = self.stream_layer(method, behaviour)
         if method.rule is not None:
             handler = self.access_layer(method.rule, handler)
         if method.gated:
             handler = self.load_layer(handler)
         return telemetry_layer(method, errors_layer(handler))
 
-    def unary(self, method: Method, behaviour: Handler) -> Handler:
-        """All layers around a unary method, in the order of the module's first lines."""
+    def unary(
+        self,
+        method: Method,
+        behaviour: Handler,
+        read: Callable[[bytes], Any],
+        written: Callable[[Any], bytes],
+    ) -> Handler:
+        """All layers around a unary method, in the order of the module's first lines.
+
+        The request is read behind access, the response written in here: from bytes to bytes.
+        """
         observe = telemetry.rpc(method.name)
         load = self.load if method.gated else Load(sys.maxsize, 0)
         limit_s = method.timeout_s or self.call_timeout_s
         rule, verifier, deadlines = method.rule, self.verifier, self.deadlines
 
-        async def handler(request: Any, context: Context) -> Any:
-            metadata = tuple(context.invocation_metadata() or ())
-            # The id is given: its default would cost a call more.
-            call = Call(method.name, f"{getrandbits(128):032x}", metadata=metadata)
-            calls.begin(call)
-            observe.begin(call, metadata)
-            started = time.perf_counter()
+        async def handler(raw: bytes, context: Context) -> Any:
+            call: Any = calls.current()
+            headers = dict(call.metadata)
+            observe.begin(call, headers)
             try:
                 if load.calls >= load.calls_max:
                     raise overloaded()
@@ -219,11 +221,12 @@ class Chain:
                 deadline = deadlines.begin(call, context, limit_s)
                 try:
                     if rule is not None:
-                        header = access.authorization(metadata)
+                        header = headers.get("authorization", "")
                         # Also of a refused call: the log says whose it was.
                         caller = verifier.remembered(header) or await verifier.caller(header)
                         call.caller = caller
                         rule.allow(caller)
+                    request = read(raw)
                     validate(request)
                     response = await behaviour(request, context)
                 except asyncio.CancelledError:
@@ -234,11 +237,11 @@ class Chain:
                     load.calls -= 1
                     deadlines.end(deadline)
                 context.set_trailing_metadata(_trailing(call))
-                return response
+                return response if type(response) is bytes else written(response)
             except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
                 await _refuse(context, raised)
             finally:
-                observe.finished(context.code(), time.perf_counter() - started, call)
+                observe.finished(context.code(), call)
 
         return handler
 
@@ -262,11 +265,9 @@ class Chain:
         verifier = self.verifier
 
         async def handler(request: Any, context: Context) -> Any:
-            header = access.authorization(context.invocation_metadata() or ())
-            caller = await verifier.caller(header)
-            call = calls.current()
-            if call is not None:
-                call.caller = caller  # also of a refused call: the log says whose it was
+            call: Any = calls.current()
+            header = dict(call.metadata).get("authorization", "")
+            call.caller = caller = await verifier.caller(header)
             rule.allow(caller)
             return await inner(request, context)
 
@@ -276,9 +277,7 @@ class Chain:
         """End a stream when its token expires, it is too old, or the server drains."""
 
         async def handler(request: Any, context: Context) -> Any:
-            call = calls.current()
-            if call is None:
-                raise RuntimeError("the telemetry layer begins the call")
+            call: Any = calls.current()
             stream = call.stream = Stream()
             timers = self._timers(stream, call)
             self.streams.add(stream)
@@ -316,21 +315,19 @@ async def _settled(work: asyncio.Future[Any], stream: Stream) -> None:
 
 
 def telemetry_layer(method: Method, inner: Handler) -> Handler:
-    """Begin the call; a span, a duration and a line of log for each."""
+    """A span, a duration and a line of log for each call."""
     observe = telemetry.rpc(method.name)
 
     async def handler(request: Any, context: Context) -> Any:
-        call = Call(method.name)
-        calls.begin(call)
-        observe.begin(call, context.invocation_metadata() or ())
-        started = time.perf_counter()
+        call: Any = calls.current()
+        observe.begin(call, dict(call.metadata))
         try:
             response = await inner(request, context)
             if call.consistency:
                 context.set_trailing_metadata(_trailing(call))
             return response
         finally:
-            observe.finished(context.code(), time.perf_counter() - started, call)
+            observe.finished(context.code(), call)
 
     return handler
 
@@ -372,14 +369,38 @@ async def refuse(context: Context, error: DomainError) -> NoReturn:
     await context.abort(error.code, error.message, metadata)
 
 
-def validation_layer(inner: Handler) -> Handler:
-    """The rules written in the proto; a broken one names its field."""
+def request_layer(read: Callable[[bytes], Any], inner: Handler) -> Handler:
+    """The request from its bytes, and the rules written in the proto."""
 
-    async def handler(request: Any, context: Context) -> Any:
+    async def handler(raw: bytes, context: Context) -> Any:
+        request = read(raw)
         validate(request)
         return await inner(request, context)
 
     return handler
+
+
+class Methods(grpc.GenericRpcHandler):
+    """All methods of a server. Here a call begins, in the task that answers it."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+
+    def add(self, service: str, methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        """Those of a service, inside their chains."""
+        for name, handler in methods.items():
+            self._found[f"/{service}/{name}"] = f"{service}/{name}", handler
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The method that is called; None for one that is not there."""
+        found = self._found.get(details.method)
+        if found is None:
+            return None
+        name, handler = found
+        # The id is given: its default would cost a call more.
+        call_id = f"{getrandbits(128):032x}"
+        calls.begin(Call(name, call_id, details.invocation_metadata, time.monotonic()))
+        return handler
 
 
 def handlers(
@@ -406,42 +427,24 @@ def handlers(
 def wrap_handler(
     handler: grpc.RpcMethodHandler[Any, Any], method: Method, chain: Chain
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """One generated handler inside its chain."""
-    behaviour = chain.wrap(method, _behaviour(handler))
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[method.request_streaming, method.response_streaming]
-    return make(
-        behaviour,
-        request_deserializer=_lenient(handler.request_deserializer)
-        if not method.request_streaming
-        else handler.request_deserializer,
-        response_serializer=_serializer(handler.response_serializer),
+    """One generated handler inside its chain.
+
+    The library gets whole requests as bytes: what is wrong with them would be UNKNOWN to the peer.
+    """
+    behaviour = _behaviour(handler)
+    read: Any = handler.request_deserializer
+    written: Any = handler.response_serializer
+    if not method.streaming:
+        return grpc.unary_unary_rpc_method_handler(chain.unary(method, behaviour, read, written))
+    if not method.request_streaming:
+        layered = chain.stream(method, request_layer(read, behaviour))
+        return grpc.unary_stream_rpc_method_handler(layered, None, written)
+    make = (
+        grpc.stream_stream_rpc_method_handler
+        if method.response_streaming
+        else grpc.stream_unary_rpc_method_handler
     )
-
-
-def _lenient(deserializer: Any) -> Callable[[bytes], Any]:
-    """Hand on what is wrong with the bytes; raised in here, the peer would get UNKNOWN."""
-
-    def deserialize(raw: bytes) -> Any:
-        try:
-            return deserializer(raw)
-        except DecodeError as error:
-            return error
-
-    return deserialize
-
-
-def _serializer(serializer: Any) -> Callable[[Any], bytes]:
-    """That of the generated code, but for responses that are written already (libs/wire.py)."""
-
-    def serialize(response: Any) -> bytes:
-        return response if type(response) is bytes else serializer(response)
-
-    return serialize
+    return make(chain.stream(method, behaviour), read, written)
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Handler:

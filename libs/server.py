@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from libs import telemetry
 from libs.access import UNREADABLE, AccessUndeclared, Verifier
-from libs.interceptors import Chain, Load, Method, Streams, handlers, wrap_handler
+from libs.interceptors import Chain, Load, Method, Methods, Streams, handlers, wrap_handler
 from libs.settings import Settings, SettingsError, SettingsT, load
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ class Server:
             stream_age_max_s=settings.stream_age_max_s,
         )
         self._server = grpc.aio.server(options=options(settings, message_bytes_max))
+        self._methods = Methods()
+        self._server.add_generic_rpc_handlers((self._methods,))
         self._health = HealthServicer()
         self._services: list[str] = []
         self.port = 0
@@ -153,8 +155,7 @@ class Server:
             await self._health.set(name, status)
 
     def _register(self, service: str, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-        generic = grpc.method_handlers_generic_handler(service, methods)
-        self._server.add_generic_rpc_handlers((generic,))
+        self._methods.add(service, methods)
 
     def _add_health(self) -> None:
         name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

@@ -271,27 +271,28 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
         self._by_status: dict[str, Observe] = {}
         self._quiet = method.startswith("grpc.")
 
-    def begin(self, call: calls.Call, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    def begin(self, call: calls.Call, headers: Mapping[str, str | bytes]) -> None:
         """Begin the call's span, child of the caller's `traceparent`, if it is traced.
 
         It is the current one until the task of the call ends, and is ended by `finished`.
         """
         if _state.tracer is None or self._quiet:
             return
-        carrier = {key: value for key, value in metadata if key in _TRACE_KEYS}
-        if not carrier and not _sampled():
-            return
-        caller = propagate.extract(carrier)
-        parent = trace.get_current_span(caller).get_span_context()
-        if not (parent.trace_flags.sampled if parent.is_valid else not carrier or _sampled()):
+        caller, wanted = None, None
+        if "traceparent" in headers:
+            caller = propagate.extract({key: headers[key] for key in _TRACE_KEYS if key in headers})
+            parent = trace.get_current_span(caller).get_span_context()
+            wanted = parent.trace_flags.sampled if parent.is_valid else None
+        if not (_sampled() if wanted is None else wanted):
             return
         call.span = _state.tracer.start_span(
             self._method, caller, trace.SpanKind.SERVER, self._attributes
         )
         attach(trace.set_span_in_context(call.span))
 
-    def finished(self, code: Any, seconds: float, call: calls.Call) -> None:
+    def finished(self, code: Any, call: calls.Call) -> None:
         """Record how a call ended."""
+        seconds = time.monotonic() - call.began
         well = not code and call.error_reason is None and sys.exc_info()[1] is None
         status = "OK" if well else _status(code, call)
         durations = _state.rpc_duration

@@ -13,7 +13,6 @@ from typing import Any
 
 import protovalidate
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import DecodeError
 
 from buf.validate import validate_pb2
 from libs.errors import InvalidArgument
@@ -29,8 +28,6 @@ def validate(message: Any) -> None:
     """Raise InvalidArgument with every field of the message that breaks a rule of its proto."""
     met = _checks.get(type(message))
     if met is None:
-        if isinstance(message, DecodeError):
-            raise message
         met = _checks[type(message)] = check(message.DESCRIPTOR)
     if not met(message):
         _judge(message)
