@@ -104,6 +104,14 @@ def caller() -> Caller:
     return call.caller
 
 
+def org() -> uuid.UUID:
+    """The caller's school. Only inside a method that needs a token of one."""
+    call = _current.get()
+    if call is None or call.caller is None or call.caller.org_id is None:
+        return caller().org
+    return call.caller.org_id
+
+
 def metadata() -> Sequence[tuple[str, str | bytes]]:
     """What the caller of the call under way sent along."""
     call = _current.get()

@@ -270,6 +270,8 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
         self._durations: _Durations | None = None
         self._by_status: dict[str, Observe] = {}
         self._quiet = method.startswith("grpc.")
+        self._all = log.isEnabledFor(logging.DEBUG)
+        """Whether every call has a line in the log."""
 
     def begin(self, call: calls.Call, headers: Mapping[str, str | bytes]) -> None:
         """Begin the call's span, child of the caller's `traceparent`, if it is traced.
@@ -301,13 +303,7 @@ class rpc:  # noqa: N801 (reads as a function where it is used)
             (observe or self._observe(status, durations))(seconds)
         if self._quiet:
             return
-        if (
-            call.span is not None
-            or status != "OK"
-            or seconds > SLOW_S
-            or call.stream
-            or log.isEnabledFor(logging.DEBUG)
-        ):
+        if call.span is not None or status != "OK" or seconds > SLOW_S or call.stream or self._all:
             _log_call(self._method, status, seconds, call)
         if call.span is not None:
             _end(call.span, status)

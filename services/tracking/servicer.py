@@ -86,7 +86,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         return answer
 
     async def EndTrip(self, request: pb.EndTripRequest, context: Context) -> pb.Trip:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         wanted = time(request, "end_time")
         async with self._orgs.write(org_id) as conn:
@@ -122,7 +122,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
             raise model.no_partition(started_at)
 
     async def GetTrip(self, request: pb.GetTripRequest, context: Context) -> pb.Trip:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         paths = masks.paths(request.read_mask, store.TRIP_FIELDS, store.TRIP_PATHS)
         trip = await store.get_trip(self._orgs.reader(org_id), org_id, trip_id, paths)
@@ -132,7 +132,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def ListTrips(
         self, request: pb.ListTripsRequest, context: Context
     ) -> pb.ListTripsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.TRIP_FIELDS, store.TRIP_LIST_PATHS)
         limit = pages.size(request)
         started_to = time(request, "start_time_to") or store.FOREVER
@@ -162,7 +162,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
         return response
 
     async def SetLegalHold(self, request: pb.SetLegalHoldRequest, context: Context) -> pb.Trip:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         async with self._orgs.write(org_id) as conn:
             before = _found(await store.lock_trip(conn, org_id, trip_id), trip_id)
@@ -210,7 +210,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def ListRejectedPoints(
         self, request: pb.ListRejectedPointsRequest, context: Context
     ) -> pb.ListRejectedPointsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.REJECTED_FIELDS, store.REJECTED_PATHS)
         limit = pages.size(request)
         (before_id,) = self._pages.start(request, org_id, [str(store.UUID_MAX)])
@@ -235,7 +235,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def ReplayRejectedPoints(
         self, request: pb.ReplayRejectedPointsRequest, context: Context
     ) -> pb.ReplayRejectedPointsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         months = await self._known.reread_months()
         async with self._orgs.write(org_id) as conn:
             outcome = await rejected.replay(
@@ -260,7 +260,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def ListTripPoints(
         self, request: pb.ListTripPointsRequest, context: Context
     ) -> pb.ListTripPointsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         paths = masks.paths(request.read_mask, store.POINT_FIELDS, store.POINT_PATHS)
         limit = pages.size(request)
@@ -293,7 +293,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def ExportTripPoints(
         self, request: pb.ExportTripPointsRequest, context: Context
     ) -> AsyncIterator[pb.ExportTripPointsResponse]:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         trip = await self._trip(org_id, trip_id)
         after = trip.window(self._clock()).start - MICROSECOND
@@ -306,7 +306,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
             after = _time(points[-1])
 
     async def GetTripRoute(self, request: pb.GetTripRouteRequest, context: Context) -> pb.TripRoute:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         async with self._orgs.read(org_id) as conn:
             trip = _found(await store.get_trip(conn, org_id, trip_id), trip_id)
@@ -324,7 +324,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def GetLatestPosition(
         self, request: pb.GetLatestPositionRequest, context: Context
     ) -> pb.TripPoint:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         async with self._orgs.read(org_id) as conn:
             trip = _found(await store.get_trip(conn, org_id, trip_id, ()), trip_id)
@@ -338,7 +338,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def WatchTrip(
         self, request: pb.WatchTripRequest, context: Context
     ) -> AsyncIterator[pb.WatchTripResponse]:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         trip = await self._trip(org_id, trip_id)
         start = trip.window(self._clock()).start - MICROSECOND
@@ -360,7 +360,7 @@ class TrackingServicer(tracking_pb2_grpc.TrackingServiceServicer):
     async def ListDrivingEvents(
         self, request: pb.ListDrivingEventsRequest, context: Context
     ) -> pb.ListDrivingEventsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         trip_id = uuid.UUID(request.trip_id)
         paths = masks.paths(request.read_mask, store.EVENT_FIELDS)
         limit = pages.size(request)

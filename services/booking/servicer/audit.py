@@ -26,7 +26,7 @@ class Audit:
     async def ListAuditEntries(
         self, request: pb.ListAuditEntriesRequest, context: Context
     ) -> pb.ListAuditEntriesResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         last_time, last_id = self._desk.pages.start(request, org_id, FIRST_PAGE)

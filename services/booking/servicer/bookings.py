@@ -37,7 +37,7 @@ class Reads:
         self._desk = desk
 
     async def GetBooking(self, request: pb.GetBookingRequest, context: Context) -> pb.Booking:
-        org_id = calls.caller().org
+        org_id = calls.org()
         found: pb.Booking | None
         if request.HasField("read_mask") and request.read_mask.paths:
             paths = _paths(request.read_mask, store.GET_PATHS)
@@ -66,7 +66,7 @@ class Reads:
     async def BatchGetBookings(
         self, request: pb.BatchGetBookingsRequest, context: Context
     ) -> pb.BatchGetBookingsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = _paths(request.read_mask, store.GET_PATHS)
         wanted = [uuid.UUID(each) for each in request.booking_ids]
         reader = self._reader(org_id, len(wanted))
@@ -80,7 +80,7 @@ class Reads:
     async def ListBookings(
         self, request: pb.ListBookingsRequest, context: Context
     ) -> pb.ListBookingsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = _paths(request.read_mask, store.LIST_PATHS)
         limit = pages.size(request)
         wanted = self._filter(request, org_id)
@@ -123,7 +123,7 @@ class Reads:
     async def ListDaySchedule(
         self, request: pb.ListDayScheduleRequest, context: Context
     ) -> pb.ListDayScheduleResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = _paths(request.read_mask, store.DAY_PATHS)
         zone = await self._desk.zone(org_id)
         of = day(request, "date") or zones.today(zone, self._desk.clock())

@@ -141,7 +141,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         return await self._set_suspended(False, request.reason)
 
     async def _set_suspended(self, suspended: bool, reason: str) -> pb.Organization:
-        org_id = calls.caller().org
+        org_id = calls.org()
         async with self._orgs.write(org_id) as conn:
             org = _found_org(await store.lock_org(conn, org_id), org_id)
             if (org.suspended_at is not None) == suspended:
@@ -159,7 +159,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def GetOrganization(
         self, request: pb.GetOrganizationRequest, context: Context
     ) -> pb.Organization:
-        org_id = calls.caller().org
+        org_id = calls.org()
         at_least = consistency.wanted(context.invocation_metadata())
         paths = masks.paths(request.read_mask, store.ORG_FIELDS)
         found = messages.org(await self._desk.org(org_id, at_least))
@@ -168,7 +168,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def UpdateOrganization(
         self, request: pb.UpdateOrganizationRequest, context: Context
     ) -> pb.Organization:
-        org_id = calls.caller().org
+        org_id = calls.org()
         given = request.organization
         paths = masks.changes(request.update_mask, messages.ORG_CHANGES, given)
         changes = messages.changes(given, paths, messages.ORG_CHANGES)
@@ -221,7 +221,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         return _not_erased(await self._create(STUDENT, request, request.student))
 
     async def GetStudent(self, request: pb.GetStudentRequest, context: Context) -> pb.Student:
-        org_id = calls.caller().org
+        org_id = calls.org()
         student_id = uuid.UUID(request.student_id)
         paths = masks.paths(request.read_mask, store.STUDENT_FIELDS, tuple(store.STUDENT_FIELDS))
         student = await store.get_student(
@@ -232,7 +232,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def ListStudents(
         self, request: pb.ListStudentsRequest, context: Context
     ) -> pb.ListStudentsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         model.check_prefix(request.name_prefix)
         paths = masks.paths(request.read_mask, store.STUDENT_FIELDS, store.STUDENT_LIST_PATHS)
         limit = pages.size(request)
@@ -261,7 +261,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def CreateGuardian(
         self, request: pb.CreateGuardianRequest, context: Context
     ) -> pb.Guardian:
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted = messages.new_guardian(request.guardian)
         async with self._orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Guardian)
@@ -279,7 +279,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def ListGuardians(
         self, request: pb.ListGuardiansRequest, context: Context
     ) -> pb.ListGuardiansResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         student_id = uuid.UUID(request.student_id)
         paths = masks.paths(request.read_mask, store.GUARDIAN_FIELDS)
         async with self._orgs.read(org_id) as conn:
@@ -290,7 +290,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def DeleteGuardian(
         self, request: pb.DeleteGuardianRequest, context: Context
     ) -> pb.Guardian:
-        org_id = calls.caller().org
+        org_id = calls.org()
         guardian_id = uuid.UUID(request.guardian_id)
         async with self._orgs.write(org_id) as conn:
             await guard.open_org(conn, org_id)
@@ -344,7 +344,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def _create(
         self, kind: Kind[EntityT, MessageT], request: Any, message: Message
     ) -> MessageT:
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted = kind.decode(message)
         wanted.check()
         async with self._orgs.write(org_id) as conn:
@@ -359,7 +359,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         return answer
 
     async def _update(self, kind: Kind[EntityT, MessageT], request: Any, given: Any) -> MessageT:
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted_id = required_id(given.id, f"{kind.name}.id")
         paths = masks.changes(request.update_mask, kind.changes, given)
         changes = messages.changes(given, paths, kind.changes)
@@ -379,7 +379,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         self, kind: Kind[EntityT, MessageT], text: str, request: Any, context: Context
     ) -> MessageT:
         """One, from the cache or whole from the database: the mask decides what is sent."""
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted_id = uuid.UUID(text)
         paths = masks.paths(request.read_mask, kind.fields, tuple(kind.fields))
 
@@ -397,7 +397,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         **filters: object,
     ) -> tuple[list[MessageT], str]:
         """A page, newest first, and the token of the next."""
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, kind.fields, tuple(kind.fields))
         limit = pages.size(request)
         (before,) = self._pages.start(request, org_id, [str(store.UUID_MAX)])

@@ -34,7 +34,7 @@ class Hours:
     async def SetWeeklyAvailability(
         self, request: pb.SetWeeklyAvailabilityRequest, context: Context
     ) -> pb.WeeklyAvailability:
-        org_id = calls.caller().org
+        org_id = calls.org()
         instructor_id = uuid.UUID(request.instructor_id)
         wanted_from = day(request, "effective_from")
         async with self._desk.orgs.write(org_id) as conn:
@@ -58,7 +58,7 @@ class Hours:
     async def GetAvailability(
         self, request: pb.GetAvailabilityRequest, context: Context
     ) -> pb.WeeklyAvailability:
-        org_id = calls.caller().org
+        org_id = calls.org()
         instructor_id = uuid.UUID(request.instructor_id)
         paths = masks.paths(request.read_mask, messages.AVAILABILITY_PATHS)
         since = model.DATE_MIN if request.include_past else await self._today(org_id, context)
@@ -75,7 +75,7 @@ class Hours:
     async def CreateAvailabilityException(
         self, request: pb.CreateAvailabilityExceptionRequest, context: Context
     ) -> pb.AvailabilityException:
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted = messages.new_exception(request.exception)
         wanted.check()
         async with self._desk.orgs.write(org_id) as conn:
@@ -96,7 +96,7 @@ class Hours:
     async def DeleteAvailabilityException(
         self, request: pb.DeleteAvailabilityExceptionRequest, context: Context
     ) -> pb.AvailabilityException:
-        org_id = calls.caller().org
+        org_id = calls.org()
         exception_id = uuid.UUID(request.exception_id)
         async with self._desk.orgs.write(org_id) as conn:
             found = await store.get_exception(conn, org_id, exception_id)
@@ -115,7 +115,7 @@ class Hours:
     async def ListAvailabilityExceptions(
         self, request: pb.ListAvailabilityExceptionsRequest, context: Context
     ) -> pb.ListAvailabilityExceptionsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         instructor_id = uuid.UUID(request.instructor_id)
         paths = masks.paths(request.read_mask, store.EXCEPTION_PATHS)
         limit = pages.size(request)

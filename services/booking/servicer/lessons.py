@@ -23,7 +23,7 @@ class Lessons:
         self._desk = desk
 
     async def GetLesson(self, request: pb.GetLessonRequest, context: Context) -> pb.Lesson:
-        org_id = calls.caller().org
+        org_id = calls.org()
         lesson_id = uuid.UUID(request.lesson_id)
         paths = masks.paths(request.read_mask, store.PATHS)
         row = await store.get_lesson(self._desk.orgs.reader(org_id), org_id, lesson_id, paths)
@@ -34,7 +34,7 @@ class Lessons:
     async def ListLessons(
         self, request: pb.ListLessonsRequest, context: Context
     ) -> pb.ListLessonsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (before_id,) = self._desk.pages.start(request, org_id, [LAST_ID])

@@ -33,7 +33,7 @@ class Life:
     async def ConfirmBooking(
         self, request: pb.ConfirmBookingRequest, context: Context
     ) -> pb.Booking:
-        org_id = calls.caller().org
+        org_id = calls.org()
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Booking)
             if answer is not None:
@@ -47,7 +47,7 @@ class Life:
         return answer
 
     async def CancelBooking(self, request: pb.CancelBookingRequest, context: Context) -> pb.Booking:
-        org_id = calls.caller().org
+        org_id = calls.org()
         now = self._desk.clock()
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Booking)
@@ -79,7 +79,7 @@ class Life:
     async def QuoteCancellation(
         self, request: pb.QuoteCancellationRequest, context: Context
     ) -> pb.CancellationQuote:
-        org_id = calls.caller().org
+        org_id = calls.org()
         booking_id = uuid.UUID(request.booking_id)
         async with self._desk.orgs.read(org_id) as conn:
             booking = _found(await store.find_booking(conn, org_id, booking_id), booking_id)
@@ -87,7 +87,7 @@ class Life:
         return messages.quote(booking.quote_cancellation(policy, self._desk.clock()))
 
     async def StartLesson(self, request: pb.StartLessonRequest, context: Context) -> pb.Lesson:
-        org_id = calls.caller().org
+        org_id = calls.org()
         now = self._desk.clock()
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Lesson)
@@ -107,7 +107,7 @@ class Life:
     async def CompleteLesson(
         self, request: pb.CompleteLessonRequest, context: Context
     ) -> pb.Lesson:
-        org_id = calls.caller().org
+        org_id = calls.org()
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Lesson)
             if answer is not None:
@@ -130,7 +130,7 @@ class Life:
         return answer
 
     async def MarkNoShow(self, request: pb.MarkNoShowRequest, context: Context) -> pb.Booking:
-        org_id = calls.caller().org
+        org_id = calls.org()
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Booking)
             if answer is not None:
@@ -147,7 +147,7 @@ class Life:
     async def ListBookingTransitions(
         self, request: pb.ListBookingTransitionsRequest, context: Context
     ) -> pb.ListBookingTransitionsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         booking_id = uuid.UUID(request.booking_id)
         paths = masks.paths(request.read_mask, store.TRANSITION_PATHS)
         limit = pages.size(request)

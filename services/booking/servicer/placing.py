@@ -32,7 +32,7 @@ class Places:
         self._placing = Placing(desk.orgs, desk.zone, desk.clock)
 
     async def HoldSlot(self, request: pb.HoldSlotRequest, context: Context) -> pb.Booking:
-        org_id = calls.caller().org
+        org_id = calls.org()
         booking = pb.Booking(
             student_id=request.student_id,
             instructor_id=request.instructor_id,
@@ -46,7 +46,7 @@ class Places:
         return await self._placing.place(org_id, order, pb.Booking, _only)
 
     async def CreateBooking(self, request: pb.CreateBookingRequest, context: Context) -> pb.Booking:
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted = messages.wanted(request.booking, self._quote(org_id, request.slot_token))
         keep = not request.validate_only
         order = Order(request=request, wanted=[wanted], status="requested", keep=keep)
@@ -65,12 +65,12 @@ class Places:
             return pb.BatchCreateBookingsResponse(bookings=[_only([each]) for each in outcomes])
 
         kind = pb.BatchCreateBookingsResponse
-        return await self._placing.place(calls.caller().org, order, kind, answer)
+        return await self._placing.place(calls.org(), order, kind, answer)
 
     async def CreateBookingSeries(
         self, request: pb.CreateBookingSeriesRequest, context: Context
     ) -> pb.BookingSeries:
-        org_id = calls.caller().org
+        org_id = calls.org()
         first = messages.wanted(request.first, None, "first.")
         skip = request.on_conflict == pb.ON_CONFLICT_SKIP
         weeks = _weeks(first, request.weeks, await self._desk.zone(org_id), skip=skip)
@@ -91,7 +91,7 @@ class Places:
     async def RescheduleBooking(
         self, request: pb.RescheduleBookingRequest, context: Context
     ) -> pb.Booking:
-        org_id = calls.caller().org
+        org_id = calls.org()
         quote = self._quote(org_id, request.slot_token)
 
         def wanted(booking: Booking) -> Wanted:

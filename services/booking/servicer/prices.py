@@ -29,7 +29,7 @@ class Prices:
     async def CreateRateCard(
         self, request: pb.CreateRateCardRequest, context: Context
     ) -> pb.RateCard:
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted = messages.new_rate_card(request.rate_card)
         wanted.check()
         async with self._desk.orgs.write(org_id) as conn:
@@ -45,7 +45,7 @@ class Prices:
     async def ListRateCards(
         self, request: pb.ListRateCardsRequest, context: Context
     ) -> pb.ListRateCardsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         tokens = self._desk.pages
@@ -67,7 +67,7 @@ class Prices:
         return response
 
     async def QuotePrice(self, request: pb.QuotePriceRequest, context: Context) -> pb.PriceQuote:
-        org_id = calls.caller().org
+        org_id = calls.org()
         service_id = uuid.UUID(request.service_id)
         start_at = time(request, "start_time")
         if start_at is None:

@@ -28,7 +28,7 @@ class Slots:
     async def SearchSlots(
         self, request: pb.SearchSlotsRequest, context: Context
     ) -> pb.SearchSlotsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         desk, now = self._desk, self._desk.clock()
         service_id = uuid.UUID(request.service_id)
         instructor_id = optional_id(request.instructor_id)
@@ -73,7 +73,7 @@ class Slots:
     async def ExplainAvailability(
         self, request: pb.ExplainAvailabilityRequest, context: Context
     ) -> pb.AvailabilityExplanation:
-        org_id = calls.caller().org
+        org_id = calls.org()
         explanation = await explaining.explain(
             self._desk.orgs,
             org_id,

@@ -28,7 +28,7 @@ class Stats:
     async def GetInstructorStats(
         self, request: pb.GetInstructorStatsRequest, context: Context
     ) -> pb.InstructorStats:
-        org_id = calls.caller().org
+        org_id = calls.org()
         instructor_id = uuid.UUID(request.instructor_id)
         paths = masks.paths(request.read_mask, store.PATHS)
         reader = self._desk.orgs.reader(org_id)
@@ -40,7 +40,7 @@ class Stats:
     async def ListInstructorStats(
         self, request: pb.ListInstructorStatsRequest, context: Context
     ) -> pb.ListInstructorStatsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (after_id,) = self._desk.pages.start(request, org_id, [FIRST_ID])

@@ -30,7 +30,7 @@ class Waitlist:
     async def JoinWaitlist(
         self, request: pb.JoinWaitlistRequest, context: Context
     ) -> pb.WaitlistEntry:
-        org_id = calls.caller().org
+        org_id = calls.org()
         wanted = request.waitlist_entry
         start_at, end_at = time(wanted, "start_time"), time(wanted, "end_time")
         if start_at is None or end_at is None:
@@ -60,7 +60,7 @@ class Waitlist:
     async def LeaveWaitlist(
         self, request: pb.LeaveWaitlistRequest, context: Context
     ) -> pb.WaitlistEntry:
-        org_id = calls.caller().org
+        org_id = calls.org()
         entry_id = uuid.UUID(request.waitlist_entry_id)
         async with self._desk.orgs.write(org_id) as conn:
             entry = await store.lock_waitlist_entry(conn, org_id, entry_id)
@@ -75,7 +75,7 @@ class Waitlist:
     async def ListWaitlist(
         self, request: pb.ListWaitlistRequest, context: Context
     ) -> pb.ListWaitlistResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (after_id,) = self._desk.pages.start(request, org_id, [str(NOBODY)])

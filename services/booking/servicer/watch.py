@@ -21,7 +21,7 @@ class Watch:
     async def WatchBookings(
         self, request: pb.WatchBookingsRequest, context: Context
     ) -> AsyncIterator[pb.WatchBookingsResponse]:
-        org_id = calls.caller().org
+        org_id = calls.org()
         after = request.resume_token or None
         async with aclosing(self._events.follow(org_id, ["booking"], after)) as changes:
             async for change in changes:

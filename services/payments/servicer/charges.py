@@ -37,7 +37,7 @@ class Charges:
     async def CreatePayment(
         self, request: pb.CreatePaymentRequest, context: Context
     ) -> pb.CreatePaymentResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         reader = self._desk.orgs.reader(org_id)
         answer = await idempotency.answered(reader, org_id, request, pb.CreatePaymentResponse)
         if answer is None:
@@ -101,7 +101,7 @@ class Charges:
         return answer
 
     async def GetPayment(self, request: pb.GetPaymentRequest, context: Context) -> pb.Payment:
-        org_id = calls.caller().org
+        org_id = calls.org()
         payment_id = uuid.UUID(request.payment_id)
         paths = masks.paths(request.read_mask, store.PATHS)
         reader = self._desk.orgs.reader(org_id)
@@ -109,7 +109,7 @@ class Charges:
         return masks.reader(pb.Payment, paths)(_found(found, payment_id))
 
     async def LookupPayment(self, request: pb.LookupPaymentRequest, context: Context) -> pb.Payment:
-        org_id = calls.caller().org
+        org_id = calls.org()
         intent_id = request.stripe_payment_intent_id
         paths = masks.paths(request.read_mask, store.PATHS)
         reader = self._desk.orgs.reader(org_id)
@@ -119,7 +119,7 @@ class Charges:
     async def ListPayments(
         self, request: pb.ListPaymentsRequest, context: Context
     ) -> pb.ListPaymentsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         first = [store.AFTER_ALL.isoformat(), str(LAST_ID)]
@@ -151,7 +151,7 @@ class Charges:
         return response
 
     async def CancelPayment(self, request: pb.CancelPaymentRequest, context: Context) -> pb.Payment:
-        org_id = calls.caller().org
+        org_id = calls.org()
         payment_id = uuid.UUID(request.payment_id)
         now = self._desk.clock()
         async with self._desk.orgs.write(org_id) as conn:
@@ -171,7 +171,7 @@ class Charges:
         return await self._desk.remembered(org_id, request, messages.payment(payment))
 
     async def RefundPayment(self, request: pb.RefundPaymentRequest, context: Context) -> pb.Refund:
-        org_id = calls.caller().org
+        org_id = calls.org()
         now = self._desk.clock()
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Refund)
@@ -200,7 +200,7 @@ class Charges:
     async def ListRefunds(
         self, request: pb.ListRefundsRequest, context: Context
     ) -> pb.ListRefundsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, refund_store.PATHS)
         reader = self._desk.orgs.reader(org_id)
         limit, before_id = self._page(request, org_id)
@@ -224,7 +224,7 @@ class Charges:
     async def ListDisputes(
         self, request: pb.ListDisputesRequest, context: Context
     ) -> pb.ListDisputesResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, refund_store.DISPUTE_PATHS)
         reader = self._desk.orgs.reader(org_id)
         limit, before_id = self._page(request, org_id)

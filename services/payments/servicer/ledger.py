@@ -24,7 +24,7 @@ class Ledger:
     async def GetInstructorBalance(
         self, request: pb.GetInstructorBalanceRequest, context: Context
     ) -> pb.InstructorBalance:
-        org_id = calls.caller().org
+        org_id = calls.org()
         instructor_id = uuid.UUID(request.instructor_id)
         async with self._desk.orgs.read(org_id) as conn:
             sums = await store.sum_account(conn, org_id, ledger.instructor(instructor_id))
@@ -34,7 +34,7 @@ class Ledger:
     async def ListLedgerEntries(
         self, request: pb.ListLedgerEntriesRequest, context: Context
     ) -> pb.ListLedgerEntriesResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (last_id,) = self._desk.pages.start(request, org_id, [str(LAST_ID)])

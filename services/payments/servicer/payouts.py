@@ -43,7 +43,7 @@ class Payouts:
         self._paying_out = paying_out
 
     async def CreatePayout(self, request: pb.CreatePayoutRequest, context: Context) -> pb.Payout:
-        return await self._create(calls.caller().org, request)
+        return await self._create(calls.org(), request)
 
     async def _create(self, org_id: uuid.UUID, request: pb.CreatePayoutRequest) -> pb.Payout:
         """One transaction, the call to Stripe, another one; without an answer it is in transit."""
@@ -69,7 +69,7 @@ class Payouts:
     async def BatchCreatePayouts(
         self, request: pb.BatchCreatePayoutsRequest, context: Context
     ) -> pb.BatchCreatePayoutsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         _period(request.period)
         reader = self._desk.orgs.reader(org_id)
         answer = await idempotency.answered(reader, org_id, request, pb.BatchCreatePayoutsResponse)
@@ -140,7 +140,7 @@ class Payouts:
         return pb.PayoutResult(instructor_id=instructor_id, payout=payout)
 
     async def GetPayout(self, request: pb.GetPayoutRequest, context: Context) -> pb.Payout:
-        org_id = calls.caller().org
+        org_id = calls.org()
         payout_id = uuid.UUID(request.payout_id)
         paths = masks.paths(request.read_mask, store.PATHS)
         async with self._desk.orgs.read(org_id) as conn:
@@ -148,7 +148,7 @@ class Payouts:
             return await _told(conn, org_id, _found(row, payout_id), paths)
 
     async def LookupPayout(self, request: pb.LookupPayoutRequest, context: Context) -> pb.Payout:
-        org_id = calls.caller().org
+        org_id = calls.org()
         transfer_id = request.stripe_transfer_id
         paths = masks.paths(request.read_mask, store.PATHS)
         async with self._desk.orgs.read(org_id) as conn:
@@ -158,7 +158,7 @@ class Payouts:
     async def ListPayouts(
         self, request: pb.ListPayoutsRequest, context: Context
     ) -> pb.ListPayoutsResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.LIST_PATHS)
         limit = pages.size(request)
         asked = self._filter(request, org_id)
@@ -192,7 +192,7 @@ class Payouts:
         )
 
     async def ReversePayout(self, request: pb.ReversePayoutRequest, context: Context) -> pb.Payout:
-        org_id = calls.caller().org
+        org_id = calls.org()
         payout_id = uuid.UUID(request.payout_id)
         now = self._desk.clock()
         async with self._desk.orgs.write(org_id) as conn:

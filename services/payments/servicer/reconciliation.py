@@ -29,7 +29,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
     async def StartReconciliation(
         self, request: pb.StartReconciliationRequest, context: Context
     ) -> pb.ReconciliationRun:
-        org_id = calls.caller().org
+        org_id = calls.org()
         now = self._desk.clock()
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.ReconciliationRun)
@@ -52,7 +52,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
     async def GetReconciliationRun(
         self, request: pb.GetReconciliationRunRequest, context: Context
     ) -> pb.ReconciliationRun:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.RUN_PATHS)
         reader = self._desk.orgs.reader(org_id)
         row = await _run(reader, org_id, uuid.UUID(request.run_id), paths)
@@ -61,7 +61,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
     async def ListDiscrepancies(
         self, request: pb.ListDiscrepanciesRequest, context: Context
     ) -> pb.ListDiscrepanciesResponse:
-        org_id = calls.caller().org
+        org_id = calls.org()
         paths = masks.paths(request.read_mask, store.PATHS)
         limit = pages.size(request)
         (before_id,) = self._desk.pages.start(request, org_id, [str(store.LAST_ID)])
@@ -84,7 +84,7 @@ class ReconciliationServicer(reconciliation_pb2_grpc.ReconciliationServiceServic
     async def ResolveDiscrepancy(
         self, request: pb.ResolveDiscrepancyRequest, context: Context
     ) -> pb.Discrepancy:
-        org_id = calls.caller().org
+        org_id = calls.org()
         discrepancy_id = uuid.UUID(request.discrepancy_id)
         async with self._desk.orgs.write(org_id) as conn:
             answer = await idempotency.recall(conn, org_id, request, pb.Discrepancy)

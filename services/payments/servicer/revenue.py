@@ -21,7 +21,7 @@ class Revenue:
     async def GetRevenueReport(
         self, request: pb.GetRevenueReportRequest, context: Context
     ) -> pb.RevenueReport:
-        org_id = calls.caller().org
+        org_id = calls.org()
         from_at, to_at = messages.period(request.range)
         if to_at <= from_at:
             raise end_before_start("range.end_time")
