@@ -47,9 +47,8 @@ class Schedule:
         if now < self._first_at:
             return None
         async with self._desk.read() as conn:
-            last = await store.last_report_at(conn)
-        # A clock that was put back must not stop the runs.
-        if last is not None and timedelta(0) <= now - last < self._every:
+            last = await store.last_report_at(conn, now)
+        if last is not None and now - last < self._every:
             return None
         return await self.run()
 

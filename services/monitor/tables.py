@@ -30,9 +30,8 @@ async def capture_tables(desk: Desk, at: datetime, *, force: bool = False) -> in
     0, and nothing is done, when the last time is less than an hour ago, unless `force`.
     """
     async with desk.read() as conn:
-        last = await capacity.last_captured_at(conn)
-    # A clock that was put back must not stop it.
-    if not force and last is not None and timedelta(0) <= at - last < CAPTURED_EVERY:
+        last = await capacity.last_captured_at(conn, at)
+    if not force and last is not None and at - last < CAPTURED_EVERY:
         return 0
     async with desk.write() as conn:
         await capacity.capture_capacity(conn, at)

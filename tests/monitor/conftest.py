@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from tests import postgres
-from tests.monitor.serving import Monitor, serving
+from tests.monitor.serving import Monitor, keep_reports, serving
 from tests.postgres import Database
 
 
@@ -35,6 +35,8 @@ def watched_database(template: Database) -> Iterator[Database]:
 async def _shared_monitor(
     watched_database: Database, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Monitor]:
+    # So that it has no run of its own in the middle of a test.
+    keep_reports(watched_database, datetime.now(UTC))
     async with serving(watched_database, tmp_path_factory.mktemp("monitor")) as running:
         yield running
 

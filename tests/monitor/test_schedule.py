@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.monitor.v1 import health_pb2 as pb
-from tests.monitor.serving import Monitor, serving
+from services.monitor.__main__ import Settings, assemble
+from tests.monitor.serving import Monitor, keep_reports, serving
 from tests.postgres import Database
-from tests.serving import at
+from tests.serving import Clock, at, common_settings
 from tests.tracking.stories import refused
 from tests.waiting import eventually
 
@@ -46,7 +47,7 @@ async def test_a_report_is_kept_each_interval_by_one_of_two_monitors(
 async def test_a_report_is_not_made_before_its_time_and_a_clock_put_back_stops_none(
     database: Database, tmp_path: Path
 ) -> None:
-    store(database, MOMENT + timedelta(days=2))
+    keep_reports(database, MOMENT + timedelta(days=2))
     async with serving(database, tmp_path, schedule_s=300) as monitor:
         monitor.clock.set(MOMENT)
         found = await eventually(
@@ -63,22 +64,27 @@ async def test_a_report_is_not_made_before_its_time_and_a_clock_put_back_stops_n
         assert not whole.id
 
 
-def store(database: Database, *moments: datetime) -> None:
-    """Reports that were kept before."""
-    with psycopg.connect(database.dsn("monitor"), autocommit=True) as monitor:
-        for moment in moments:
-            monitor.execute(
-                'INSERT INTO monitor."HealthReport" (at, status, checks, "durationMs")'
-                " VALUES (%s, 'ok', '[]', 1)",
-                [moment],
-            )
+async def test_a_clock_that_was_put_back_has_runs_come_at_once_and_then_in_their_time(
+    database: Database, tmp_path: Path
+) -> None:
+    clock = Clock()
+    keep_reports(database, clock() + timedelta(days=2))
+    async with AsyncExitStack() as stack:
+        settings = Settings(**common_settings(tmp_path), dsn=database.dsn("monitor"))
+        schedule = (await assemble(settings, stack, clock)).schedule
+        clock.ahead = timedelta(minutes=1)
+        runs = []
+        for after in (timedelta(0), timedelta(0), EVERY / 2, EVERY):
+            clock.ahead += after
+            runs.append(await schedule.when_due() is not None)
+        assert runs == [True, False, False, True]
 
 
 async def test_reports_go_by_pages_latest_first_and_old_ones_are_forgotten(
     database: Database, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
-    store(database, *(now - timedelta(days=day) for day in (1, 2, 3, 31, 400)))
+    keep_reports(database, *(now - timedelta(days=day) for day in (1, 2, 3, 31, 400)))
     async with serving(database, tmp_path, schedule_s=10**9) as monitor:
         stub = monitor.stub()
         await eventually(lambda: reports(monitor), lambda found: len(found) == 3)

@@ -29,8 +29,8 @@ SELECT datname::text, age(datfrozenxid), mxid_age(datminmxid),
   FROM pg_database ORDER BY 2 DESC, 1 LIMIT 100;
 
 -- name: last_captured_at
--- When the last snapshot was taken; null before the first.
-SELECT max(at) FROM "CapacitySnapshot";
+-- When the last snapshot was taken, but for those of a clock that went ahead; null before the first.
+SELECT max(at) FROM "CapacitySnapshot" WHERE at <= %(now)s::timestamptz;
 
 -- name: capture_capacity
 -- Takes down the size of the database, and the WAL and transaction ids that were used up to now.

@@ -5,8 +5,8 @@ VALUES (%(at)s::timestamptz, %(status)s::text, %(checks)s::jsonb, %(duration_ms)
 RETURNING id::text;
 
 -- name: last_report_at
--- When the schedule last kept a report; null before the first.
-SELECT max(at) FROM "HealthReport";
+-- When the schedule last kept a report, but for what a clock kept that went ahead; null before the first.
+SELECT max(at) FROM "HealthReport" WHERE at <= %(now)s::timestamptz;
 
 -- name: list_reports
 -- Reports of a period, latest first.

@@ -64,8 +64,8 @@ async def oldest_databases(conn: Reader) -> list[OldDatabase]:
     return [OldDatabase(*row) for row in await cursor.fetchall()]
 
 
-async def last_captured_at(conn: Reader) -> datetime | None:
-    row = await (await conn.execute(SQL.last_captured_at)).fetchone()
+async def last_captured_at(conn: Reader, now: datetime) -> datetime | None:
+    row = await (await conn.execute(SQL.last_captured_at, {"now": now})).fetchone()
     return None if row is None else row[0]
 
 

@@ -41,8 +41,8 @@ async def keep_report(conn: Connection, report: Report) -> str:
     return "" if row is None else str(row[0])
 
 
-async def last_report_at(conn: Reader) -> datetime | None:
-    row = await (await conn.execute(SQL.last_report_at)).fetchone()
+async def last_report_at(conn: Reader, now: datetime) -> datetime | None:
+    row = await (await conn.execute(SQL.last_report_at, {"now": now})).fetchone()
     return None if row is None else row[0]
 
 
