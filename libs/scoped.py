@@ -290,7 +290,8 @@ class Connection(AsyncConnection[TupleRow]):
         self._still_in_transaction(ahead)
         if self.pgconn.transaction_status == TransactionStatus.INERROR:
             raise errors.InFailedSqlTransaction("a statement failed: there is nothing to commit")
-        results = await self._trip([*ahead, _COMMIT, last], sync=True, optional=1)
+        batch = [*ahead, _COMMIT, last]
+        results = await self._observed(_COMMIT.statement, batch, optional=1)
         self._scope = ""
         return self._rows(last.statement, results[-1])
 
@@ -341,8 +342,9 @@ class Connection(AsyncConnection[TupleRow]):
         """Have what is ahead answered: the rows that were put off are there then."""
         async with self.lock:
             ahead, self._ahead = self._ahead, []
-            self._still_in_transaction(ahead)
-            await self._trip(ahead, sync=True)
+            if ahead:
+                self._still_in_transaction(ahead)
+                await self._observed(ahead[-1].statement, ahead)
 
     async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         """psycopg's way to talk to the server; what is ahead goes first."""
@@ -361,6 +363,17 @@ class Connection(AsyncConnection[TupleRow]):
         idle = self.pgconn.transaction_status == TransactionStatus.IDLE
         if idle and (self._scope == "write" or not ahead):
             raise errors.ProgrammingError("the transaction has ended")
+
+    async def _observed(
+        self, of: Statement, batch: Sequence[Sent], *, optional: int = 0
+    ) -> list[PGresult | None]:
+        """A trip that writes, by the statement that it is told of as."""
+        started = time.perf_counter()
+        try:
+            with of.observe.span():
+                return await self._trip(batch, sync=True, optional=optional)
+        finally:
+            of.observe.finished(time.perf_counter() - started)
 
     async def _answer(self, batch: Sequence[Sent], *, sync: bool) -> Rows:
         last = batch[-1].statement

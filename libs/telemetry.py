@@ -244,14 +244,16 @@ def span(name: str, **attributes: str | int) -> AbstractContextManager[Any]:
     """
     if _state.tracer is None:
         return _NO_SPAN
-    call = calls.current()
-    if call is not None:
-        wanted = call.span is not None
-    else:
-        wanted = trace.get_current_span().is_recording() or _sampled()
-    if not wanted:
+    call, above = calls.current(), None
+    if call is not None and call.span is None:
         return _NO_SPAN
-    return _state.tracer.start_as_current_span(name, attributes=attributes)
+    if not trace.get_current_span().is_recording():
+        if call is not None and call.span is not None:
+            # Work for several calls, in a task that is none's.
+            above = trace.set_span_in_context(call.span)
+        elif not _sampled():
+            return _NO_SPAN
+    return _state.tracer.start_as_current_span(name, above, attributes=attributes)
 
 
 _NO_SPAN: AbstractContextManager[Any] = nullcontext()

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from libs import telemetry
 from tests import postgres
 from tests.postgres import Database, Server
 from tests.serving import Tracking, serving
@@ -20,6 +24,17 @@ hypothesis.settings.load_profile("suite")
 def pytest_report_header() -> str:
     """Say which database server the run uses."""
     return f"PostgreSQL: {postgres.backend()} (DRIVEFLOW_TEST_DSN, DRIVEFLOW_TEST_BACKEND)"
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What is traced, as if to a collector: every call, unless its caller says no."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    state = telemetry._State(tracer=provider.get_tracer("test"))
+    monkeypatch.setattr(telemetry, "_state", state)
+    return exporter
 
 
 @pytest.fixture(scope="session")

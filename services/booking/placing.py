@@ -525,11 +525,15 @@ def _is_taken(answer: Message | DomainError) -> bool:
 
 
 def _shared_call(bids: Sequence[Bid[Any]]) -> calls.Call:
-    """Stands for the calls of all: it ends when the last of them does."""
+    """Stands for the calls of all: it ends when the last of them does; traced as one of them."""
     each = [bid.call for bid in bids if bid.call is not None]
     deadlines = [call.deadline for call in each if call.deadline is not None]
     method = each[0].method if each else ""
-    return calls.Call(method, deadline=max(deadlines) if len(deadlines) == len(bids) else None)
+    return calls.Call(
+        method,
+        deadline=max(deadlines) if len(deadlines) == len(bids) else None,
+        span=next((call.span for call in each if call.span is not None), None),
+    )
 
 
 def _tell_position(bid: Bid[Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from driveflow.booking.v1 import booking_pb2 as pb
 from libs import scoped
@@ -226,6 +227,22 @@ async def test_many_at_once_are_made_in_few_transactions_each_with_all_that_is_t
     assert {event[1] for event in told} == {answer.id for answer in answers}
     transactions = 'SELECT DISTINCT "xactId"::text FROM booking."Outbox" WHERE "orgId" = %s'
     assert len(await school.rows(transactions, school.org_id)) < len(answers)
+
+
+async def test_the_statements_of_those_who_go_together_are_in_the_trace_of_one_of_them(
+    spans: InMemorySpanExporter, school: School
+) -> None:
+    spans.clear()
+    await made(school, *(request(booking(school, hour)) for hour in range(8)))
+    placed = [span for span in spans.get_finished_spans() if span.name.endswith("/CreateBooking")]
+    assert len(placed) == 8
+    calls = {span.context.span_id for span in placed if span.context}
+    statements = [span for span in spans.get_finished_spans() if span.parent]
+    judged = [span for span in statements if span.name == "booking.judge_starts"]
+    committed = [span for span in statements if span.name == "COMMIT"]
+    assert 1 < len(judged) < 8
+    assert 1 < len(committed) < 8
+    assert {span.parent.span_id for span in (*judged, *committed) if span.parent} <= calls
 
 
 async def test_schools_that_go_together_have_each_its_own(school: School) -> None:

@@ -14,8 +14,7 @@ from uuid import uuid4
 
 import grpc
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from psycopg import AsyncCursor
@@ -31,17 +30,6 @@ from tests.waiting import eventually
 
 SERVICE = "driveflow.tracking.v1.TrackingService"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-
-
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """What is traced, as if an exporter had been configured; asked for before the service."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    state = telemetry._State(tracer=provider.get_tracer("test"))
-    monkeypatch.setattr(telemetry, "_state", state)
-    return exporter
 
 
 @pytest.fixture
@@ -180,6 +168,7 @@ async def test_prometheus_reads_calls_statements_and_pools(
         assert f"\n{name}" in text, name
     assert f'rpc_method="{SERVICE}/StartTrip"' in text
     assert 'db_query_summary="tracking.start_trip"' in text
+    assert 'db_query_summary="COMMIT"' in text
     assert 'db_client_connection_pool_name="tracking_ingest"' in text
 
 
