@@ -56,7 +56,7 @@ NAMES = (
 )
 P99_SIMPLE_MS, P99_SEARCH_MS = 100.0, 500.0
 PACED_S = 5.0
-PAST = 30_000
+PAST = 40_000
 _COUNT = re.compile(
     r'^rpc_server_call_duration_seconds_count\{.*rpc_method="([^"]+)",'
     r'rpc_response_status_code="(\w+)".*\} ([\d.e+]+)$',
@@ -387,10 +387,10 @@ def main() -> None:
     """Read the options and run."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--rounds", type=int, help="so many, rather than one (--quick) or five")
+    parser.add_argument("--rounds", type=int, help="so many, rather than one (--quick) or nine")
     parser.add_argument("case", nargs="*", help="only cases whose names begin so")
     options = parser.parse_args()
-    rounds, calls = (1, 2_000) if options.quick else (5, 4_000)
+    rounds, calls = (1, 2_000) if options.quick else (9, 4_000)
     rounds = options.rounds or rounds
     bookings = QUICK_BOOKINGS if options.quick else BOOKINGS
     h2load.program()
