@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 Handler = Callable[[Any, Context], Awaitable[Any]]
-REQUEST_ID = "driveflow-request-id"
 NEAR_S, LOOK_EVERY_S = 0.5, 0.2
 """A deadline within this time has a timer of its own; the others are looked at so often."""
 STREAM_SETTLES_S = 5.0
@@ -237,10 +236,7 @@ class Chain:
                 finally:
                     load.calls -= 1
                     deadlines.end(deadline)
-                if call.consistency is None:
-                    context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
-                else:
-                    context.set_trailing_metadata(_trailing(call))
+                context.set_trailing_metadata(_trailing(call))
                 return response if type(response) is bytes else written(response)
             except (asyncio.CancelledError, Exception) as raised:  # noqa: BLE001 (all become a status)
                 await _refuse(context, raised)
@@ -468,9 +464,9 @@ def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Handler:
 
 def _trailing(call: Call) -> tuple[tuple[str, str], ...]:
     if call.consistency is None:
-        return ((REQUEST_ID, call.request_id),)
+        return (("driveflow-request-id", call.request_id),)
     return (
-        (REQUEST_ID, call.request_id),
+        ("driveflow-request-id", call.request_id),
         ("driveflow-consistency", call.consistency),
     )
 

@@ -291,7 +291,7 @@ class Connection(AsyncConnection[TupleRow]):
         if self.pgconn.transaction_status == TransactionStatus.INERROR:
             raise errors.InFailedSqlTransaction("a statement failed: there is nothing to commit")
         batch = [*ahead, _COMMIT, last]
-        results = await self._observed(_COMMIT.statement, batch, optional=1)
+        results = await self._observed(_COMMIT.statement, batch, sync=True, optional=1)
         self._scope = ""
         return self._rows(last.statement, results[-1])
 
@@ -344,7 +344,7 @@ class Connection(AsyncConnection[TupleRow]):
             ahead, self._ahead = self._ahead, []
             if ahead:
                 self._still_in_transaction(ahead)
-                await self._observed(ahead[-1].statement, ahead)
+                await self._observed(ahead[-1].statement, ahead, sync=True)
 
     async def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
         """psycopg's way to talk to the server; what is ahead goes first."""
@@ -364,26 +364,21 @@ class Connection(AsyncConnection[TupleRow]):
         if idle and (self._scope == "write" or not ahead):
             raise errors.ProgrammingError("the transaction has ended")
 
+    async def _answer(self, batch: Sequence[Sent], *, sync: bool) -> Rows:
+        last = batch[-1].statement
+        results = await self._observed(last, batch, sync=sync)
+        return self._rows(last, results[-1])
+
     async def _observed(
-        self, of: Statement, batch: Sequence[Sent], *, optional: int = 0
+        self, of: Statement, batch: Sequence[Sent], *, sync: bool, optional: int = 0
     ) -> list[PGresult | None]:
-        """A trip that writes, by the statement that it is told of as."""
+        """A trip under the name of one of its statements."""
         started = time.perf_counter()
         try:
             with of.observe.span():
-                return await self._trip(batch, sync=True, optional=optional)
+                return await self._trip(batch, sync=sync, optional=optional)
         finally:
             of.observe.finished(time.perf_counter() - started)
-
-    async def _answer(self, batch: Sequence[Sent], *, sync: bool) -> Rows:
-        last = batch[-1].statement
-        started = time.perf_counter()
-        try:
-            with last.observe.span():
-                results = await self._trip(batch, sync=sync)
-        finally:
-            last.observe.finished(time.perf_counter() - started)
-        return self._rows(last, results[-1])
 
     def _rows(self, of: Statement, result: PGresult | None) -> Rows:
         if result is None or result.status != ExecStatus.TUPLES_OK:

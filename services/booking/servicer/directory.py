@@ -160,7 +160,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         self, request: pb.GetOrganizationRequest, context: Context
     ) -> pb.Organization:
         org_id = calls.org()
-        at_least = consistency.wanted(context.invocation_metadata())
+        at_least = consistency.wanted(calls.metadata())
         paths = masks.paths(request.read_mask, store.ORG_FIELDS)
         found = messages.org(await self._desk.org(org_id, at_least))
         return masks.kept(found, paths) if request.read_mask.paths else found
@@ -421,7 +421,7 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         fill: Callable[[], Awaitable[EntityT | None]],
         context: Context,
     ) -> EntityT | None:
-        at_least = consistency.wanted(context.invocation_metadata())
+        at_least = consistency.wanted(calls.metadata())
         return await self._cache.get(org_id, kind, wanted_id, fill, at_least=at_least)
 
 

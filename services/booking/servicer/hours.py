@@ -144,7 +144,7 @@ class Hours:
         return response
 
     async def _today(self, org_id: uuid.UUID, context: Context) -> date:
-        at_least = consistency.wanted(context.invocation_metadata())
+        at_least = consistency.wanted(calls.metadata())
         org = await self._desk.org(org_id, at_least)
         return zones.today(org.time_zone, self._desk.clock())
 

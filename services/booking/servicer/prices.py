@@ -72,7 +72,7 @@ class Prices:
         start_at = time(request, "start_time")
         if start_at is None:
             raise AssertionError("the proto's rule requires it")
-        at_least = consistency.wanted(context.invocation_metadata())
+        at_least = consistency.wanted(calls.metadata())
         org = await self._desk.org(org_id, at_least)
         on_date = zones.today(org.time_zone, start_at)
         price = (await self._prices(org_id, service_id, at_least)).on(on_date)
