@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -40,6 +40,8 @@ MARK = "DRIVEFLOW_STACK"
 SERVING_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.05
+LINGERS_S = 65.0
+"""Longer than Linux keeps the port of a connection that has ended."""
 # Whose events a service takes in.
 SOURCES = {
     "booking": ("tracking", "payments"),
@@ -256,10 +258,10 @@ class Stack:
         if port_base is None:
             port_base = self.port_base if path.exists() else PORT_BASE
         offsets = [*range(STRIPE_OFFSET + 1), *range(METRICS_OFFSET + 1, METRICS_OFFSET + 5)]
-        taken = [port_base + offset for offset in offsets if not _is_free(port_base + offset)]
-        if taken:
+        taken = first_taken([port_base + offset for offset in offsets])
+        if taken is not None:
             raise StackFailed(
-                f"port {taken[0]} of 127.0.0.1 is taken; choose others with --port-base N"
+                f"port {taken} of 127.0.0.1 is taken; choose others with --port-base N"
                 f" (it uses N to N + 6 and N + 11 to N + 14; now {port_base})"
             )
         path.write_text(json.dumps({"port_base": port_base}))
@@ -408,6 +410,30 @@ def exports(environment: dict[str, str]) -> str:
 def _pairs(addresses: Mapping[str, str]) -> str:
     """name=host:port,… as settings have them."""
     return ",".join(f"{name}={address}" for name, address in addresses.items())
+
+
+def first_taken(ports: Sequence[int]) -> int | None:
+    """The first port that can't be had; None once all can.
+
+    A connection to somewhere may have been given one of them as its own, and keeps it for a minute
+    after its end: that is waited for. Who listens there will stay.
+    """
+    give_up, told = time.monotonic() + LINGERS_S, False
+    while taken := [port for port in ports if not _is_free(port)]:
+        heard = [port for port in taken if _listens(port)]
+        if heard or time.monotonic() > give_up:
+            return (heard or taken)[0]
+        if not told:
+            say(f"waiting for port {taken[0]}: a connection has it, or had it a moment ago")
+            told = True
+        time.sleep(POLL_S)
+    return None
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _is_free(port: int) -> bool:
