@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -11,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from libs import telemetry
+from libs import scoped, telemetry
 from tests import postgres
 from tests.postgres import Database, Server
 from tests.serving import Tracking, serving
@@ -35,6 +36,20 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     state = telemetry._State(tracer=provider.get_tracer("test"))
     monkeypatch.setattr(telemetry, "_state", state)
     return exporter
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What left together, from now on."""
+    left: list[list[str]] = []
+    trip = scoped.Connection._trip
+
+    async def watched(conn: Any, batch: Any, **options: Any) -> Any:
+        left.append([each.statement.observe.name for each in batch])
+        return await trip(conn, batch, **options)
+
+    monkeypatch.setattr(scoped.Connection, "_trip", watched)
+    return left
 
 
 @pytest.fixture(scope="session")

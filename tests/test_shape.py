@@ -200,6 +200,35 @@ def test_whoever_reads_may_say_which_fields_he_wants() -> None:
     assert {each.name for each in whole} == WHOLE
 
 
+# What may be repeated as it is: it does again what is done, or has an id of another name.
+REPEATABLE = {
+    "ApplyRetention",
+    "DiscardParkedEvent",
+    "EnsurePartitions",
+    "ExportStudentData",
+    "ReceiveWebhook",
+    "RefreshInstructorStats",
+    "ReplayRejectedPoints",
+    "ReplayWebhookEvent",
+    "RetryParkedEvent",
+    "SetLegalHold",
+    "SweepUndeliveredEvents",
+    "UploadTripPoints",
+    "VerifyQueryPlans",
+}
+
+
+def test_whoever_changes_may_name_his_request() -> None:
+    changes = [
+        each
+        for each in walking.methods()
+        if not each.GetOptions().HasField("idempotency_level")
+        and not (each.client_streaming or each.server_streaming)
+    ]
+    nameless = [each for each in changes if "request_id" not in each.input_type.fields_by_name]
+    assert {each.name for each in nameless} == REPEATABLE
+
+
 def scopes() -> set[str]:
     return {access.scope_name(number) for number in access_pb2.Scope.values() if number}
 

@@ -62,7 +62,6 @@ async def build(
     events.start(stack)
     probe = partial(checks.answer, pool)
     serving = server.Server(settings, Verifier.of(settings), probe=probe)
-    # Looked for in this order, at each call.
     serving.add(
         booking_pb2.DESCRIPTOR.services_by_name["BookingService"],
         booking_pb2_grpc.add_BookingServiceServicer_to_server,

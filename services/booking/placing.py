@@ -281,7 +281,8 @@ class Placing:
             wanted = move.wanted(seen)
             wanted.check(now)
             judging = _Judging(now, zone, [wanted])
-            async with self._alternatives(org_id, judging), self._orgs.write(org_id) as conn:
+            alternatives = self._alternatives(org_id, judging, except_ids=[seen.id])
+            async with alternatives, self._orgs.write(org_id) as conn:
                 return await self._move(conn, org_id, move, judging, seen)
 
         return await _twice(attempt)
@@ -343,7 +344,9 @@ class Placing:
             await tell_expired(conn, org_id, overdue)
 
     @asynccontextmanager
-    async def _alternatives(self, org_id: uuid.UUID, judging: _Judging) -> AsyncIterator[None]:
+    async def _alternatives(
+        self, org_id: uuid.UUID, judging: _Judging, except_ids: Sequence[uuid.UUID] = ()
+    ) -> AsyncIterator[None]:
         """Whoever came too late hears of the nearest free slots; read once all is rolled back."""
         try:
             yield
@@ -355,23 +358,25 @@ class Placing:
                 raise
             taken = error
         index = int(taken.metadata.get("index", 0))
-        offer(taken, await self._nearest(org_id, judging, index))
+        offer(taken, await self._nearest(org_id, judging, index, except_ids))
         raise taken
 
-    async def _nearest(self, org_id: uuid.UUID, judging: _Judging, index: int) -> list[datetime]:
+    async def _nearest(
+        self, org_id: uuid.UUID, judging: _Judging, index: int, except_ids: Sequence[uuid.UUID]
+    ) -> list[datetime]:
         wanted, fact = judging.wanted[index], judging.facts[index]
         from_at = max(judging.now, wanted.start_at - NEAREST_WITHIN)
         to_at = min(wanted.start_at + NEAREST_WITHIN, starts_until(judging.now))
         return await slots_store.nearest_slots(
             self._orgs.reader(org_id),
             org_id,
-            instructor_id=wanted.instructor_id,
+            wanted=wanted,
             judged=fact,
-            at=wanted.start_at,
             from_at=from_at,
             to_at=to_at,
             now=judging.now,
             zone=zones.periods(judging.zone, from_at, to_at),
+            except_ids=except_ids,
         )
 
 

@@ -16,7 +16,7 @@ from libs.errors import InvalidArgument
 from services.booking.model.slots import Quote, Slot
 
 GOOD_FOR = timedelta(minutes=15)
-_LAYOUT = struct.Struct(">16s16sqqiq")
+_LAYOUT = struct.Struct(">16s16sqqqiq")
 _MAC_BYTES = 16
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -33,6 +33,7 @@ class SlotTokens:
             service_id.bytes,
             slot.instructor_id.bytes,
             (slot.start_at - _EPOCH) // _MICROSECOND,
+            (slot.end_at - _EPOCH) // _MICROSECOND,
             slot.price_cents,
             slot.calendar_version,
             (now + GOOD_FOR - _EPOCH) // _MICROSECOND,
@@ -48,11 +49,12 @@ class SlotTokens:
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if len(body) != _LAYOUT.size or not hmac.compare_digest(mac, self._mac(org_id, body)):
             raise _invalid()
-        service, instructor, start, price, version, expires = _LAYOUT.unpack(body)
+        service, instructor, start, end, price, version, expires = _LAYOUT.unpack(body)
         return Quote(
             service_id=uuid.UUID(bytes=service),
             instructor_id=uuid.UUID(bytes=instructor),
             start_at=_EPOCH + start * _MICROSECOND,
+            end_at=_EPOCH + end * _MICROSECOND,
             price_cents=price,
             calendar_version=version,
             expires_at=_EPOCH + expires * _MICROSECOND,

@@ -15,7 +15,7 @@ from libs.errors import DomainError
 from libs.leader import forget_requests
 from libs.orgs import Orgs
 from libs.pooling import Connection
-from services.booking import placing, zones
+from services.booking import placing, telling, zones
 from services.booking.messages.bookings import booking as booking_message
 from services.booking.model.placing import Outcome
 from services.booking.model.slots import LESSON_MAX, NOBODY, Slot, Wanted
@@ -65,7 +65,8 @@ class Sweeps:
     async def offer(self, org_id: uuid.UUID, now: datetime) -> None:
         """Hold a free slot for each who waits and can be served, first come first."""
         async with self._orgs.write(org_id) as conn:
-            await store.lapse_waitlist(conn, org_id, now)
+            for lapsed in await store.lapse_waitlist(conn, org_id, now):
+                await telling.record_waitlist_entry(conn, org_id, lapsed, "lapse")
         async for entry in self._waiting(org_id):
             for slot in await self._free(org_id, entry, now):
                 if await self._offered(org_id, entry, slot):
@@ -128,6 +129,7 @@ async def _tell_offer(
     offered = await store.set_waitlist_status(conn, org_id, entry, "offered", booking.id)
     if offered is None:
         raise placing.conflict()
+    await telling.record_waitlist_entry(conn, org_id, offered, "offer")
     told = {
         "entry_id": str(entry.id),
         "booking_id": str(booking.id),

@@ -11,6 +11,7 @@ from typing import Any
 from libs import audit, cache, calls, outbox
 from libs.pooling import Connection
 from services.booking.model.bookings import Booking, Lesson
+from services.booking.model.waitlist import WaitlistEntry
 from services.booking.store import life
 
 
@@ -108,6 +109,22 @@ async def unfulfillable(
     )
     await emit_booking(conn, org_id, after, "booking.unfulfillable", **why, **extra)
     await cache.invalidate(conn, org_id, "booking", after.id)
+
+
+async def record_waitlist_entry(
+    conn: Connection, org_id: uuid.UUID, entry: WaitlistEntry, action: str
+) -> None:
+    """The audit entry of a waitlist entry that is now as given."""
+    after = {
+        "student_id": str(entry.student_id),
+        "service_id": str(entry.service_id),
+        "start_time": entry.start_at.isoformat(),
+        "end_time": entry.end_at.isoformat(),
+        "status": entry.status,
+    }
+    await audit.record(
+        conn, org_id, "waitlist_entry", entry.id, action, after=after, actor=caller()
+    )
 
 
 def _told(before: Booking, after: Booking) -> str:

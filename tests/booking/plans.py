@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import psycopg
 from libs.scoped import Sent
 from services.booking import zones
 from services.booking.model.placing import Parties
-from services.booking.model.slots import Wanted
+from services.booking.model.slots import Judged, Wanted
 from services.booking.store import (
     audit,
     bookings,
@@ -268,6 +268,25 @@ def _slots() -> Asked:
     }
     yield "CreateBooking", judge(1), judged
     yield "BatchCreateBookings", judge(50), judged
+    fortnight = (at - timedelta(days=14), at + timedelta(days=14))
+    yield (
+        "CreateBooking",
+        lambda c: slots.nearest_slots(
+            c,
+            ORG,
+            wanted=wanted,
+            judged=_judged(),
+            from_at=fortnight[0],
+            to_at=fortnight[1],
+            now=NOW,
+            zone=zones.periods(ZONE, *fortnight),
+        ),
+        by_hours
+        | {
+            "idx_booking_student_start": "studentId startAt",
+            "idx_booking_vehicle_start": "vehicleId startAt",
+        },
+    )
     yield (
         "ExplainAvailability",
         lambda c: slots.explain_hours(c, ORG, INSTRUCTOR, FRIDAY),
@@ -281,6 +300,13 @@ def _slots() -> Asked:
         lambda c: slots.bookings_in_the_way(c, ORG, INSTRUCTOR, at, at + timedelta(hours=1), NOW),
         {"idx_booking_instructor_start": "instructorId startAt"},
     )
+
+
+def _judged() -> Judged:
+    """Facts of a lesson of an hour with buffers: what else they say decides nothing here."""
+    values: dict[str, Any] = {each.name: 0 for each in fields(Judged)}
+    values |= {"duration_min": 60, "buffer_before_min": 15, "slot_step_min": 15}
+    return Judged(**values)
 
 
 def _placing() -> Asked:

@@ -804,6 +804,32 @@ async def test_a_guardian_is_added_listed_and_removed(school: School) -> None:
     assert (deleted[1], deleted[2], deleted[3]) == ("delete", created[3], None)
 
 
+async def test_a_guardian_is_removed_once_by_one_request_and_its_answer_is_the_same(
+    school: School,
+) -> None:
+    guardian = await school.add_guardian(school.students[0], "Gus")
+    request = pb.DeleteGuardianRequest(guardian_id=guardian.id, request_id=request_id())
+    stub = school.directory()
+    assert [await stub.DeleteGuardian(request) for _ in range(2)] == [guardian] * 2
+
+
+async def test_a_school_is_suspended_and_resumed_once_by_one_request(school: School) -> None:
+    stub, id_ = school.directory("operator"), request_id()
+    suspend = pb.SuspendOrganizationRequest(reason="unpaid", request_id=id_)
+    suspended = await stub.SuspendOrganization(suspend)
+    resume = pb.ResumeOrganizationRequest(reason="paid", request_id=id_)
+    resumed = await stub.ResumeOrganization(resume)
+    # Late and repeated, it must not suspend the school again.
+    assert await stub.SuspendOrganization(suspend) == suspended
+    assert await stub.GetOrganization(pb.GetOrganizationRequest()) == resumed
+    assert await stub.ResumeOrganization(resume) == resumed
+    other = pb.SuspendOrganizationRequest(reason="other", request_id=id_)
+    assert await reason_of(stub.SuspendOrganization(other)) == (
+        "ALREADY_EXISTS",
+        "REQUEST_ID_REUSED",
+    )
+
+
 async def test_the_same_request_adds_one_guardian(school: School) -> None:
     wanted = pb.Guardian(student_id=school.students[0].id, full_name="Gus")
     request = pb.CreateGuardianRequest(guardian=wanted, request_id=request_id())

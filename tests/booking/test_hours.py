@@ -15,6 +15,7 @@ from google.type.date_pb2 import Date
 from driveflow.booking.v1 import directory_pb2 as pb
 from services.booking import locks
 from tests.booking.stories import School, on, reason_of, refused, request_id
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -365,6 +366,18 @@ async def test_the_same_request_makes_one_exception(school: School) -> None:
     assert list((await exceptions(school)).exceptions) == [answers[0]]
 
 
+async def test_an_exception_is_deleted_once_by_one_request(school: School) -> None:
+    wanted = pb.AvailabilityException(
+        instructor_id=school.instructors[0].id, date=on(date(2030, 1, 7))
+    )
+    stub = school.directory()
+    made = await stub.CreateAvailabilityException(
+        pb.CreateAvailabilityExceptionRequest(exception=wanted)
+    )
+    request = pb.DeleteAvailabilityExceptionRequest(exception_id=made.id, request_id=request_id())
+    assert [await stub.DeleteAvailabilityException(request) for _ in range(2)] == [made] * 2
+
+
 # --- the order of locks ---
 
 
@@ -378,6 +391,8 @@ async def test_a_change_of_hours_waits_for_who_places_a_booking(school: School) 
             [locks.key(school.org_id, "instructor", UUID(instructor.id))],
         )
         change = asyncio.ensure_future(set_week(school, rule()))
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        await eventually(lambda: school.rows(waiting))
         other = await set_week(school, rule(), instructor_id=school.instructors[1].id)
         assert other.etag == "3"
         assert not change.done()

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from driveflow.booking.v1 import booking_pb2 as pb
 from driveflow.booking.v1 import directory_pb2 as directory
-from libs.client import refusal
+from libs.client import Refusal, refusal
 from tests.booking.stories import School, at, morning, reason_of, refused, request_id
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -115,10 +115,14 @@ async def test_a_taken_slot_names_who_has_it_and_the_three_nearest_free_ones(
     denied = await refused(book(school, start, student=1))
     assert (denied.code, denied.reason) == (grpc.StatusCode.ABORTED, "SLOT_TAKEN")
     assert denied.metadata["conflict"] == "instructor"
+    assert offered(denied, start) == [-75, 75, -90]
+    assert (await book(school, start - timedelta(minutes=75), student=1)).id
+
+
+def offered(denied: Refusal, start: datetime) -> list[int]:
+    """The free starts that a refusal names, in minutes behind `start`."""
     free = [datetime.fromisoformat(denied.metadata[f"free_slot_{n}"]) for n in (1, 2, 3)]
-    minutes = [round((each - start).total_seconds() / 60) for each in free]
-    assert minutes == [-75, 75, -90]
-    assert [await book(school, each, student=1) for each in free[:1]]
+    return [round((each - start).total_seconds() / 60) for each in free]
 
 
 async def test_neighbouring_lessons_of_a_student_may_touch(school: School) -> None:
@@ -136,10 +140,23 @@ async def test_a_student_or_a_vehicle_is_in_one_place_at_a_time(school: School) 
     await book(school, start, vehicle_id=school.vehicle.id)
     student = await refused(book(school, start, instructor_id=second))
     assert (student.reason, student.metadata["conflict"]) == ("SLOT_TAKEN", "student")
-    vehicle = await refused(
-        book(school, start, student=1, instructor_id=second, vehicle_id=school.vehicle.id)
-    )
+    # A student goes from one lesson to the next, a vehicle with its buffer.
+    assert offered(student, start) == [-60, 60, -75]
+    others = {"student": 1, "instructor_id": second, "vehicle_id": school.vehicle.id}
+    vehicle = await refused(book(school, start, **others))
     assert (vehicle.reason, vehicle.metadata["conflict"]) == ("SLOT_TAKEN", "vehicle")
+    assert offered(vehicle, start) == [-75, 75, -90]
+    await book(school, start - timedelta(minutes=60), instructor_id=second)
+
+
+async def test_a_booking_that_moves_is_not_in_its_own_way_among_the_free_slots(
+    school: School,
+) -> None:
+    start = morning(school)
+    moving = await book(school, start)
+    await book(school, start + timedelta(minutes=75), student=1)
+    denied = await refused(reschedule(school, moving, start_time=at(start + timedelta(minutes=75))))
+    assert offered(denied, start) == [0, 150, -15]
 
 
 async def test_a_lesson_type_with_buffers_keeps_others_away(school: School) -> None:
@@ -249,6 +266,7 @@ async def test_anothers_student_is_not_found(school: School) -> None:
     other = await school.neighbour()
     call = book(school, morning(school), student_id=other.students[0].id)
     assert await reason_of(call) == ("NOT_FOUND", "STUDENT_NOT_FOUND")
+    assert await count(school) == await count(other) == 0
 
 
 async def test_who_is_not_active_is_not_booked(school: School) -> None:
@@ -267,6 +285,7 @@ async def test_who_is_not_active_is_not_booked(school: School) -> None:
     await school.directory().UpdateService(directory.UpdateServiceRequest(service=service))
     call = book(school, start, **second)
     assert await reason_of(call) == ("FAILED_PRECONDITION", "SERVICE_INACTIVE")
+    assert await count(school) == 0
 
 
 async def test_a_suspended_school_books_nothing(school: School) -> None:
@@ -296,9 +315,9 @@ async def test_the_same_request_has_one_booking_and_one_answer(school: School) -
         *(create(school, wanted(school, start), request_id=id_) for _ in range(2))
     )
     assert first == again
-    assert await count(school) == 1
     call = create(school, wanted(school, start + timedelta(hours=2)), request_id=id_)
     assert await reason_of(call) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
+    assert await count(school) == 1
 
 
 # --- slot tokens -------------------------------------------------------------------------------
@@ -314,6 +333,7 @@ async def test_a_tampered_or_foreign_slot_token_is_refused(school: School) -> No
     other = await school.neighbour()
     call = create(other, pb.Booking(student_id=other.students[0].id), slot_token=slot.slot_token)
     assert await reason_of(call) == ("INVALID_ARGUMENT", "SLOT_TOKEN_INVALID")
+    assert await count(school) == await count(other) == 0
 
 
 async def test_a_stale_slot_token_says_what_changed(school: School) -> None:
@@ -328,6 +348,28 @@ async def test_a_stale_slot_token_says_what_changed(school: School) -> None:
     await school.set_hours(school.instructors[0], 14 * 60, 20 * 60)
     hours = await refused(create(school, booking, slot_token=slot.slot_token))
     assert (hours.reason, hours.metadata["changed"]) == ("OUTSIDE_AVAILABILITY", "hours")
+
+
+async def test_a_slot_token_of_a_lesson_that_takes_longer_now_books_nothing(school: School) -> None:
+    slot = await slot_at(school, morning(school))
+    longer = directory.Service(id=school.lesson.id, duration_minutes=120)
+    await school.directory().UpdateService(
+        directory.UpdateServiceRequest(
+            service=longer, update_mask=FieldMask(paths=["duration_minutes"])
+        )
+    )
+    booking = pb.Booking(student_id=school.students[0].id)
+    hold = pb.HoldSlotRequest(
+        student_id=booking.student_id, slot_token=slot.slot_token, request_id=request_id()
+    )
+    for call in (
+        create(school, booking, slot_token=slot.slot_token),
+        school.bookings().HoldSlot(hold),
+    ):
+        denied = await refused(call)
+        assert denied.reason == "DURATION_CHANGED"
+        assert denied.metadata["duration_minutes"] == "120"
+    assert await count(school) == 0
 
 
 async def test_a_slot_token_expires_after_a_quarter_of_an_hour(school: School) -> None:
@@ -383,9 +425,13 @@ def spread(school: School, number: int) -> list[pb.Booking]:
     ]
 
 
-async def test_a_batch_is_made_as_a_whole_in_its_order(school: School) -> None:
+async def test_a_batch_is_made_as_a_whole_in_its_order_by_one_statement(
+    school: School, trips: list[list[str]]
+) -> None:
     bookings = spread(school, 100)
+    trips.clear()
     made = await batch(school, bookings)
+    assert [name for trip in trips for name in trip].count("booking.place_bookings") == 1
     assert [each.start_time for each in made] == [each.start_time for each in bookings]
     assert await count(school) == 100
     assert len(await school.events("booking")) == 100

@@ -13,6 +13,13 @@ from tests.booking.stories import School, at, morning, on, reason_of, request_id
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+async def test_a_suspended_school_offers_nothing(school: School) -> None:
+    start = morning(school)
+    assert await search(school, start, start + timedelta(hours=2))
+    await school.suspend()
+    assert await search(school, start, start + timedelta(hours=2)) == []
+
+
 async def search(
     school: School, start: datetime, end: datetime, *, instructor: int | None = 0, size: int = 1000
 ) -> list[pb.Slot]:

@@ -256,6 +256,8 @@ async def test_an_offer_that_is_not_taken_lapses_and_the_next_one_gets_it(
     await office.sweep(school)
     assert await statuses(school) == [LAPSED, OFFERED]
     assert [told["entry_id"] for told in await offered(school)] == [first.id, second.id]
+    audited = [entry[:2] for entry in await school.audit("waitlist_entry", first.id)]
+    assert audited == [("office", "create"), ("booking", "offer"), ("booking", "lapse")]
     kinds = [event[:2] for event in await school.events("booking")]
     assert kinds[:2] == [("booking.held", expired.id), ("booking.expired", expired.id)]
 
@@ -280,6 +282,17 @@ async def test_confirming_the_offer_is_accepting_it(school: School, office: Swep
     school.service.clock.ahead += HOLD * 2
     await office.sweep(school)
     assert await statuses(school) == [ACCEPTED, WAITING]
+
+
+async def test_to_leave_twice_by_one_request_has_one_answer(school: School) -> None:
+    entry = await join(school)
+    request = pb.LeaveWaitlistRequest(waitlist_entry_id=entry.id, request_id=request_id())
+    first, again = [await school.bookings().LeaveWaitlist(request) for _ in range(2)]
+    assert first == again
+    other = pb.LeaveWaitlistRequest(waitlist_entry_id=str(uuid.uuid4()))
+    other.request_id = request.request_id
+    call = school.bookings().LeaveWaitlist(other)
+    assert await reason_of(call) == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
 
 
 async def test_who_left_is_offered_nothing(school: School, office: Swept) -> None:

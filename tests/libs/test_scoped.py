@@ -42,20 +42,6 @@ async def orgs(database: Database, tmp_path: Path) -> AsyncIterator[Orgs]:
         yield Orgs(pool)
 
 
-@pytest.fixture
-def trips(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What left together, from now on."""
-    left: list[list[str]] = []
-    trip = scoped.Connection._trip
-
-    async def watched(conn: Any, batch: Any, **options: Any) -> Any:
-        left.append([each.statement.observe.name for each in batch])
-        return await trip(conn, batch, **options)
-
-    monkeypatch.setattr(scoped.Connection, "_trip", watched)
-    return left
-
-
 class Relay:
     """The way of one connection, which can end as a dead process leaves it: words, then a reset."""
 

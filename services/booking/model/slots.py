@@ -30,6 +30,7 @@ class Quote:
     service_id: uuid.UUID
     instructor_id: uuid.UUID
     start_at: datetime
+    end_at: datetime
     price_cents: int
     calendar_version: int
     expires_at: datetime
@@ -134,6 +135,13 @@ class Judged:
                 "DURATION_MISMATCH",
                 f"The lesson type takes {self.duration_min} minutes.",
                 fields=[("end_time", "is not the lesson type's duration behind start_time")],
+            )
+        quote = wanted.quote
+        if quote is not None and quote.end_at != self.end_at(wanted.start_at):
+            yield FailedPrecondition(
+                "DURATION_CHANGED",
+                "The lesson type no longer takes the time that the slot token says.",
+                metadata={"duration_minutes": str(self.duration_min)},
             )
         if wanted.start_at < self.earliest(now):
             yield FailedPrecondition(

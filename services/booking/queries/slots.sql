@@ -79,6 +79,7 @@ WITH lesson AS (
     FROM "Service" AS s
     JOIN "Org" AS o ON o.id = %(org_id)s::uuid
    WHERE s."orgId" = %(org_id)s::uuid AND s.id = %(service_id)s::uuid AND s.active
+     AND o."suspendedAt" IS NULL
 ), ask AS (
   SELECT row_number() OVER () AS no, i.id AS "instructorId", i."calendarVersion",
          make_interval(mins => l."durationMin") AS duration,
@@ -131,7 +132,7 @@ SELECT slot.start_at, slot.start_at + c.duration, c."instructorId", p."priceCent
 
 -- name: nearest_slots
 -- The free starts of an instructor nearest to a time, for the answer to who came too late: as
--- search_slots, on the grid of the time itself.
+-- search_slots, on the grid of the time itself, and only where student and vehicle are free too.
 WITH ask AS (
   SELECT 1 AS no, %(instructor_id)s::uuid AS "instructorId",
          greatest(%(from_at)s::timestamptz, %(earliest)s::timestamptz) AS lo,
@@ -139,7 +140,34 @@ WITH ask AS (
          %(from_at)s::timestamptz - make_interval(hours => 4) AS busy_lo,
          %(to_at)s::timestamptz + make_interval(hours => 4) AS busy_hi
 ), {hours}, {taken},
-startable AS (
+elsewhere AS (
+  SELECT coalesce(v.starts, tstzmultirange()) + coalesce(s.starts, tstzmultirange()) AS starts
+    FROM ask AS a
+   CROSS JOIN LATERAL (
+         SELECT range_agg(tstzrange(
+                  lower(b.busy) - make_interval(mins => %(duration_min)s::int + %(after_min)s::int),
+                  upper(b.busy) + make_interval(mins => %(before_min)s::int), '()')) AS starts
+           FROM "Booking" AS b
+          WHERE b."orgId" = %(org_id)s::uuid AND b."vehicleId" = %(vehicle_id)s::uuid
+            AND b."startAt" < a.busy_hi + make_interval(hours => 24)
+            AND (b."startAt", b.id)
+                >= (a.busy_lo - make_interval(hours => 24), %(first_id)s::uuid)
+            AND (b.status IN ('confirmed', 'in_progress')
+                 OR b.status IN ('held', 'requested') AND b."holdExpiresAt" > %(now)s::timestamptz)
+            AND b.id <> ALL (%(except_ids)s::uuid[])) AS v
+   CROSS JOIN LATERAL (
+         SELECT range_agg(tstzrange(
+                  b."startAt" - make_interval(mins => %(duration_min)s::int), b."endAt", '()'))
+                AS starts
+           FROM "Booking" AS b
+          WHERE b."orgId" = %(org_id)s::uuid AND b."studentId" = %(student_id)s::uuid
+            AND b."startAt" < a.busy_hi
+            AND (b."startAt", b.id)
+                >= (a.busy_lo - make_interval(hours => 24), %(first_id)s::uuid)
+            AND (b.status IN ('confirmed', 'in_progress')
+                 OR b.status IN ('held', 'requested') AND b."holdExpiresAt" > %(now)s::timestamptz)
+            AND b.id <> ALL (%(except_ids)s::uuid[])) AS s
+), startable AS (
   SELECT ((SELECT coalesce(range_agg(tstzrange(
                     lower(w), upper(w) - make_interval(mins => %(duration_min)s::int), '[]')),
                     tstzmultirange())
@@ -149,7 +177,8 @@ startable AS (
                       lower(b) - make_interval(mins => %(duration_min)s::int + %(after_min)s::int),
                       upper(b) + make_interval(mins => %(before_min)s::int), '()')),
                       tstzmultirange())
-               FROM unnest(t.busy) AS b)) AS starts
+               FROM unnest(t.busy) AS b)
+          - (SELECT e.starts FROM elsewhere AS e)) AS starts
     FROM hours AS h
     LEFT JOIN taken AS t ON t.no = h.no
 )

@@ -53,4 +53,5 @@ UPDATE "WaitlistEntry" AS w SET status = 'lapsed', version = version + 1, "updat
              -- EXISTS would be answered from a list of all that ever expired or was cancelled.
              SELECT b.status FROM "Booking" AS b
               WHERE b."orgId" = %(org_id)s::uuid AND b.id = w."bookingId")
-             IN ('expired', 'cancelled'));
+             IN ('expired', 'cancelled'))
+RETURNING {columns};

@@ -133,28 +133,37 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
     async def SuspendOrganization(
         self, request: pb.SuspendOrganizationRequest, context: Context
     ) -> pb.Organization:
-        return await self._set_suspended(True, request.reason)
+        return await self._set_suspended(True, request)
 
     async def ResumeOrganization(
         self, request: pb.ResumeOrganizationRequest, context: Context
     ) -> pb.Organization:
-        return await self._set_suspended(False, request.reason)
+        return await self._set_suspended(False, request)
 
-    async def _set_suspended(self, suspended: bool, reason: str) -> pb.Organization:
+    async def _set_suspended(
+        self, suspended: bool, request: pb.SuspendOrganizationRequest | pb.ResumeOrganizationRequest
+    ) -> pb.Organization:
         org_id = calls.org()
         async with self._orgs.write(org_id) as conn:
+            answer = await idempotency.recall(conn, org_id, request, pb.Organization)
+            if answer is not None:
+                return answer
             org = _found_org(await store.lock_org(conn, org_id), org_id)
             if (org.suspended_at is not None) == suspended:
-                return messages.org(org)
+                answer = messages.org(org)
+                await idempotency.remember(conn, org_id, request, answer)
+                return answer
             since = self._clock() if suspended else None
             org = _found_org(await store.set_org_suspended(conn, org_id, since), org_id)
             parameters = {"org_id": org_id, "active": not suspended}
             await conn.execute(SHARED.set_tenant_active, parameters)
             action = "suspend" if suspended else "resume"
-            await _record(conn, org_id, org, action, after={"reason": reason})
+            await _record(conn, org_id, org, action, after={"reason": request.reason})
             await _emit(conn, org, f"org.{action}{'ed' if suspended else 'd'}")
             await cache.invalidate(conn, org_id, Org.KIND, org_id)
-        return messages.org(org)
+            answer = messages.org(org)
+            await idempotency.remember(conn, org_id, request, answer)
+        return answer
 
     async def GetOrganization(
         self, request: pb.GetOrganizationRequest, context: Context
@@ -293,13 +302,18 @@ class DirectoryServicer(Prices, Hours, Privacy, directory_pb2_grpc.DirectoryServ
         org_id = calls.org()
         guardian_id = uuid.UUID(request.guardian_id)
         async with self._orgs.write(org_id) as conn:
+            answer = await idempotency.recall(conn, org_id, request, pb.Guardian)
+            if answer is not None:
+                return answer
             await guard.open_org(conn, org_id)
             guardian = await store.lock_guardian(conn, org_id, guardian_id)
             if guardian is None:
                 raise errors.not_found("guardian", guardian_id)
             await store.delete_guardian(conn, org_id, guardian_id)
             await _record_guardian(conn, org_id, guardian, "delete", before=guardian.values())
-        return messages.guardian(guardian)
+            answer = messages.guardian(guardian)
+            await idempotency.remember(conn, org_id, request, answer)
+        return answer
 
     # --- lesson types ---
 

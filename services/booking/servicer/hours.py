@@ -99,6 +99,9 @@ class Hours:
         org_id = calls.org()
         exception_id = uuid.UUID(request.exception_id)
         async with self._desk.orgs.write(org_id) as conn:
+            answer = await idempotency.recall(conn, org_id, request, pb.AvailabilityException)
+            if answer is not None:
+                return answer
             found = await store.get_exception(conn, org_id, exception_id)
             if found is None:
                 raise model.exception_not_found(exception_id)
@@ -110,7 +113,9 @@ class Hours:
             await audit.record(
                 conn, org_id, "availability_exception", found.id, "delete", before=found.values()
             )
-        return messages.exception(found)
+            answer = messages.exception(found)
+            await idempotency.remember(conn, org_id, request, answer)
+        return answer
 
     async def ListAvailabilityExceptions(
         self, request: pb.ListAvailabilityExceptionsRequest, context: Context

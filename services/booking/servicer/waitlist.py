@@ -6,14 +6,14 @@ import uuid
 from typing import Any
 
 from driveflow.booking.v1 import booking_pb2 as pb
-from libs import audit, calls, errors, idempotency, masks, pages
+from libs import calls, errors, idempotency, masks, pages
 from libs.interceptors import Context
 from libs.messages import optional_id, time
 from libs.pooling import Connection
-from services.booking import guard
+from services.booking import guard, telling
 from services.booking.messages import waitlist as messages
 from services.booking.model import slots as rules
-from services.booking.model.waitlist import OPEN, WaitlistEntry
+from services.booking.model.waitlist import OPEN
 from services.booking.servicer.desk import Desk
 from services.booking.store import directory
 from services.booking.store import waitlist as store
@@ -52,7 +52,7 @@ class Waitlist:
                 start_at=start_at,
                 end_at=end_at,
             )
-            await _record(conn, org_id, entry, "create")
+            await telling.record_waitlist_entry(conn, org_id, entry, "create")
             answer = messages.entry(entry)
             await idempotency.remember(conn, org_id, request, answer)
         return answer
@@ -63,14 +63,19 @@ class Waitlist:
         org_id = calls.org()
         entry_id = uuid.UUID(request.waitlist_entry_id)
         async with self._desk.orgs.write(org_id) as conn:
+            answer = await idempotency.recall(conn, org_id, request, pb.WaitlistEntry)
+            if answer is not None:
+                return answer
             entry = await store.lock_waitlist_entry(conn, org_id, entry_id)
             if entry is None:
                 raise errors.not_found("waitlist_entry", entry_id)
             if entry.status in OPEN:
                 left = await store.set_waitlist_status(conn, org_id, entry, "left")
                 entry = left or entry
-                await _record(conn, org_id, entry, "leave")
-        return messages.entry(entry)
+                await telling.record_waitlist_entry(conn, org_id, entry, "leave")
+            answer = messages.entry(entry)
+            await idempotency.remember(conn, org_id, request, answer)
+        return answer
 
     async def ListWaitlist(
         self, request: pb.ListWaitlistRequest, context: Context
@@ -113,14 +118,3 @@ async def _check_there(conn: Connection, org_id: uuid.UUID, wanted: pb.WaitlistE
         return
     if await directory.get_instructor(conn, org_id, instructor_id) is None:
         raise errors.not_found("instructor", instructor_id)
-
-
-async def _record(conn: Connection, org_id: uuid.UUID, entry: WaitlistEntry, action: str) -> None:
-    after = {
-        "student_id": str(entry.student_id),
-        "service_id": str(entry.service_id),
-        "start_time": entry.start_at.isoformat(),
-        "end_time": entry.end_at.isoformat(),
-        "status": entry.status,
-    }
-    await audit.record(conn, org_id, "waitlist_entry", entry.id, action, after=after)

@@ -126,9 +126,8 @@ async def work_of_sweep(conn: Reader, org_id: uuid.UUID, now: datetime) -> tuple
     return (False, False) if row is None else (row[0], row[1])
 
 
-async def lapse_waitlist(conn: Connection, org_id: uuid.UUID, now: datetime) -> int:
-    cursor = await conn.execute(SQL.lapse_waitlist, {"org_id": org_id, "now": now})
-    return cursor.rowcount
+async def lapse_waitlist(conn: Connection, org_id: uuid.UUID, now: datetime) -> list[WaitlistEntry]:
+    return await _entries(conn, "lapse_waitlist", {"org_id": org_id, "now": now})
 
 
 async def _page(

@@ -2148,16 +2148,20 @@ class LeaveWaitlistRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WAITLIST_ENTRY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     waitlist_entry_id: _builtins.str
     """UUID of the entry."""
+    request_id: _builtins.str
+    """UUID that makes the call safe to repeat for 24 hours."""
     def __init__(
         self,
         *,
         waitlist_entry_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["waitlist_entry_id", b"waitlist_entry_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "waitlist_entry_id", b"waitlist_entry_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -221,9 +221,9 @@ class BookingServiceServicer:
         LESSON_TOO_LONG, DURATION_MISMATCH, START_TIME_IN_PAST, START_TIME_TOO_FAR, SLOT_TOKEN_INVALID;
         FAILED_PRECONDITION OUTSIDE_AVAILABILITY, NOTICE_TOO_SHORT, NO_PRICE, INSTRUCTOR_INACTIVE,
         SERVICE_INACTIVE, VEHICLE_INACTIVE, STUDENT_ERASED, ORG_SUSPENDED, PRICE_CHANGED (metadata
-        price_cents, currency), SLOT_TOKEN_EXPIRED; ABORTED SLOT_TAKEN (metadata `conflict`: instructor,
-        vehicle or student, and free_slot_1 to free_slot_3, the nearest free starts); ALREADY_EXISTS
-        REQUEST_ID_REUSED.
+        price_cents, currency), DURATION_CHANGED (metadata duration_minutes), SLOT_TOKEN_EXPIRED; ABORTED
+        SLOT_TAKEN (metadata `conflict`: instructor, vehicle or student, and free_slot_1 to free_slot_3, the
+        nearest free starts); ALREADY_EXISTS REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,9 +236,9 @@ class BookingServiceServicer:
         LESSON_TOO_LONG, DURATION_MISMATCH, START_TIME_IN_PAST, START_TIME_TOO_FAR, SLOT_TOKEN_INVALID;
         FAILED_PRECONDITION OUTSIDE_AVAILABILITY, NOTICE_TOO_SHORT, NO_PRICE, INSTRUCTOR_INACTIVE,
         SERVICE_INACTIVE, VEHICLE_INACTIVE, STUDENT_ERASED, ORG_SUSPENDED, PRICE_CHANGED (metadata
-        price_cents, currency), SLOT_TOKEN_EXPIRED; ABORTED SLOT_TAKEN (metadata `conflict`: instructor,
-        vehicle or student, and free_slot_1 to free_slot_3, the nearest free starts); ALREADY_EXISTS
-        REQUEST_ID_REUSED.
+        price_cents, currency), DURATION_CHANGED (metadata duration_minutes), SLOT_TOKEN_EXPIRED; ABORTED
+        SLOT_TAKEN (metadata `conflict`: instructor, vehicle or student, and free_slot_1 to free_slot_3, the
+        nearest free starts); ALREADY_EXISTS REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

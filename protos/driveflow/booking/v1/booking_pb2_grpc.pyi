@@ -45,9 +45,9 @@ class BookingServiceStub:
     LESSON_TOO_LONG, DURATION_MISMATCH, START_TIME_IN_PAST, START_TIME_TOO_FAR, SLOT_TOKEN_INVALID;
     FAILED_PRECONDITION OUTSIDE_AVAILABILITY, NOTICE_TOO_SHORT, NO_PRICE, INSTRUCTOR_INACTIVE,
     SERVICE_INACTIVE, VEHICLE_INACTIVE, STUDENT_ERASED, ORG_SUSPENDED, PRICE_CHANGED (metadata
-    price_cents, currency), SLOT_TOKEN_EXPIRED; ABORTED SLOT_TAKEN (metadata `conflict`: instructor,
-    vehicle or student, and free_slot_1 to free_slot_3, the nearest free starts); ALREADY_EXISTS
-    REQUEST_ID_REUSED.
+    price_cents, currency), DURATION_CHANGED (metadata duration_minutes), SLOT_TOKEN_EXPIRED; ABORTED
+    SLOT_TAKEN (metadata `conflict`: instructor, vehicle or student, and free_slot_1 to free_slot_3, the
+    nearest free starts); ALREADY_EXISTS REQUEST_ID_REUSED.
     """
     CreateBooking: _aio.UnaryUnaryMultiCallable[_booking_pb2.CreateBookingRequest, _booking_pb2.Booking]
     """Requests a booking that is not paid through us; it keeps its slot until it is confirmed or the
@@ -56,9 +56,9 @@ class BookingServiceStub:
     LESSON_TOO_LONG, DURATION_MISMATCH, START_TIME_IN_PAST, START_TIME_TOO_FAR, SLOT_TOKEN_INVALID;
     FAILED_PRECONDITION OUTSIDE_AVAILABILITY, NOTICE_TOO_SHORT, NO_PRICE, INSTRUCTOR_INACTIVE,
     SERVICE_INACTIVE, VEHICLE_INACTIVE, STUDENT_ERASED, ORG_SUSPENDED, PRICE_CHANGED (metadata
-    price_cents, currency), SLOT_TOKEN_EXPIRED; ABORTED SLOT_TAKEN (metadata `conflict`: instructor,
-    vehicle or student, and free_slot_1 to free_slot_3, the nearest free starts); ALREADY_EXISTS
-    REQUEST_ID_REUSED.
+    price_cents, currency), DURATION_CHANGED (metadata duration_minutes), SLOT_TOKEN_EXPIRED; ABORTED
+    SLOT_TAKEN (metadata `conflict`: instructor, vehicle or student, and free_slot_1 to free_slot_3, the
+    nearest free starts); ALREADY_EXISTS REQUEST_ID_REUSED.
     """
     BatchCreateBookings: _aio.UnaryUnaryMultiCallable[_booking_pb2.BatchCreateBookingsRequest, _booking_pb2.BatchCreateBookingsResponse]
     """Requests up to 1,000 bookings, all or none. The error of a bad one names its index (metadata `index`).
@@ -217,9 +217,9 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         LESSON_TOO_LONG, DURATION_MISMATCH, START_TIME_IN_PAST, START_TIME_TOO_FAR, SLOT_TOKEN_INVALID;
         FAILED_PRECONDITION OUTSIDE_AVAILABILITY, NOTICE_TOO_SHORT, NO_PRICE, INSTRUCTOR_INACTIVE,
         SERVICE_INACTIVE, VEHICLE_INACTIVE, STUDENT_ERASED, ORG_SUSPENDED, PRICE_CHANGED (metadata
-        price_cents, currency), SLOT_TOKEN_EXPIRED; ABORTED SLOT_TAKEN (metadata `conflict`: instructor,
-        vehicle or student, and free_slot_1 to free_slot_3, the nearest free starts); ALREADY_EXISTS
-        REQUEST_ID_REUSED.
+        price_cents, currency), DURATION_CHANGED (metadata duration_minutes), SLOT_TOKEN_EXPIRED; ABORTED
+        SLOT_TAKEN (metadata `conflict`: instructor, vehicle or student, and free_slot_1 to free_slot_3, the
+        nearest free starts); ALREADY_EXISTS REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -234,9 +234,9 @@ class BookingServiceServicer(metaclass=_abc_1.ABCMeta):
         LESSON_TOO_LONG, DURATION_MISMATCH, START_TIME_IN_PAST, START_TIME_TOO_FAR, SLOT_TOKEN_INVALID;
         FAILED_PRECONDITION OUTSIDE_AVAILABILITY, NOTICE_TOO_SHORT, NO_PRICE, INSTRUCTOR_INACTIVE,
         SERVICE_INACTIVE, VEHICLE_INACTIVE, STUDENT_ERASED, ORG_SUSPENDED, PRICE_CHANGED (metadata
-        price_cents, currency), SLOT_TOKEN_EXPIRED; ABORTED SLOT_TAKEN (metadata `conflict`: instructor,
-        vehicle or student, and free_slot_1 to free_slot_3, the nearest free starts); ALREADY_EXISTS
-        REQUEST_ID_REUSED.
+        price_cents, currency), DURATION_CHANGED (metadata duration_minutes), SLOT_TOKEN_EXPIRED; ABORTED
+        SLOT_TAKEN (metadata `conflict`: instructor, vehicle or student, and free_slot_1 to free_slot_3, the
+        nearest free starts); ALREADY_EXISTS REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

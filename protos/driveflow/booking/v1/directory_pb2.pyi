@@ -813,16 +813,20 @@ class SuspendOrganizationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
+    request_id: _builtins.str
+    """UUID that makes the call safe to repeat for 24 hours."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -835,16 +839,20 @@ class ResumeOrganizationRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Why, for the audit log; at most 500 characters."""
+    request_id: _builtins.str
+    """UUID that makes the call safe to repeat for 24 hours."""
     def __init__(
         self,
         *,
         reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1305,16 +1313,20 @@ class DeleteGuardianRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GUARDIAN_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     guardian_id: _builtins.str
     """UUID of the guardian."""
+    request_id: _builtins.str
+    """UUID that makes the call safe to repeat for 24 hours."""
     def __init__(
         self,
         *,
         guardian_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["guardian_id", b"guardian_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["guardian_id", b"guardian_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1857,16 +1869,20 @@ class DeleteAvailabilityExceptionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXCEPTION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     exception_id: _builtins.str
     """UUID of the exception."""
+    request_id: _builtins.str
+    """UUID that makes the call safe to repeat for 24 hours."""
     def __init__(
         self,
         *,
         exception_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exception_id", b"exception_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exception_id", b"exception_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
