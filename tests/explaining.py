@@ -70,7 +70,7 @@ def sent(ask: Ask) -> Sent:
 
 async def _asked(ask: Ask, recorder: Recorder) -> None:
     # Who is sure of a row finds none.
-    with suppress(ValueError):
+    with suppress(ValueError, LookupError):
         await ask(cast("Connection", recorder))
 
 

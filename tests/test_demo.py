@@ -102,12 +102,16 @@ async def test_at_any_hour_there_is_something_of_everything(
         request = booking_pb2.ListBookingsRequest(page_size=1_000)
         found = (await connection.bookings.ListBookings(request)).bookings
         waiting = await connection.bookings.ListWaitlist(booking_pb2.ListWaitlistRequest())
+        cards = await connection.directory.ListRateCards(directory_pb2.ListRateCardsRequest())
     counts = Counter(cut(each) for each in found)
     assert counts["CONFIRMED"] > 40
     assert counts["REQUESTED"] > 10
     assert (counts["HELD"], counts["CANCELLED"], counts["IN_PROGRESS"]) == (3, 1, 1)
     assert counts["COMPLETED"] == 1
     assert len(waiting.waitlist_entries) == 1
+    days = {each.start_time.ToDatetime(UTC).astimezone(ZONE).date() for each in found}
+    assert (max(days) - min(days)).days >= 13
+    assert [card.name for card in cards.rate_cards]
     async with Connection(services.payments.address, token) as connection:
         payments = await connection.payments.ListPayments(payments_pb2.ListPaymentsRequest())
         payouts = await connection.payments.ListPayouts(payments_pb2.ListPayoutsRequest())

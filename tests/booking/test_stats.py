@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import defaultdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -20,8 +21,11 @@ from services.booking.servicer import stats
 from services.booking.store.stats import REFRESH_LOCK
 from tests.booking import calendars, lives
 from tests.booking.lives import moment
+from tests.booking.serving import serving
 from tests.booking.stories import School, morning, reason_of
 from tests.booking.test_lessons import taught
+from tests.postgres import Database
+from tests.tracking.stories import rows
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -223,6 +227,21 @@ async def test_who_refreshes_while_another_does_waits_for_his(school: School) ->
         assert (await listed(school)) is not None
     times = {moment((await call).refresh_time) for call in calls}
     assert len(times) == 1
+
+
+async def test_a_refresh_is_in_nobodys_way_who_reads_the_figures(school: School) -> None:
+    with psycopg.connect(school.service.database.admin_dsn) as reader:
+        reader.execute("SELECT count(*) FROM booking.instructor_stats")
+        # The reader's lock is held; all but a concurrent refresh waits for it.
+        assert (await refresh(school)).HasField("refresh_time")
+
+
+async def test_the_leader_computes_the_figures_by_itself(
+    database: Database, tmp_path: Path
+) -> None:
+    async with serving(database, tmp_path):
+        refreshed = "SELECT 1 FROM booking.\"AuditLog\" WHERE action = 'refresh'"
+        await eventually(lambda: rows(database.admin_dsn, refreshed))
 
 
 async def waiting(school: School, count: int) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
 
 from driveflow.booking.v1 import booking_pb2 as pb
@@ -75,6 +77,22 @@ async def test_who_comes_back_misses_nothing(school: School) -> None:
         if seen == made:
             return
     raise AssertionError(f"{made} were made, {seen} seen")
+
+
+async def test_a_change_whose_commit_is_slow_is_not_missed(school: School) -> None:
+    token = await first_token(school)
+    slow = uuid.uuid4()
+    emit = (
+        'INSERT INTO booking."Outbox" ("orgId", "aggregateType", "aggregateId",'
+        ' "aggregateVersion", topic, type, payload)'
+        " VALUES (%s, 'booking', %s, 1, 'booking', 'booking.held', '{}')"
+    )
+    async with watching(school, token) as call:
+        with psycopg.connect(school.service.database.admin_dsn) as admin:
+            admin.execute(emit, [school.org_id, slow])
+            fast = await lives.held(school, morning(school, 5))
+        changes = await heard(call, 2)
+    assert [each.booking_id for each in changes] == [str(slow), fast.id]
 
 
 async def test_a_school_hears_of_its_own_bookings_alone(school: School) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,12 +17,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from driveflow.events.v1 import events_pb2 as pb
 from libs import issuer, outbox
+from libs.access import NIL_ORG
 from libs.client import refusal
 from libs.errors import InvalidArgument, Unavailable
-from libs.events import Event, tenants
+from libs.events import Event, store, tenants
 from libs.events.tidy import Tidy
 from libs.pooling import Connection, connection
 from libs.service_tokens import ServiceTokens
+from tests import explaining
 from tests.libs.eventing import TYPE, Platform, consuming, note, noted, running
 from tests.postgres import Database
 from tests.serving import OTHER_SCHOOL, SCHOOL
@@ -341,6 +343,31 @@ async def test_nothing_is_asked_of_the_database_while_nobody_waits(platform: Pla
     assert looking()
     subscriber.call.cancel()
     await eventually(lambda: not looking())
+
+
+def test_processed_events_are_counted_and_deleted_by_their_index(database: Database) -> None:
+    with psycopg.connect(database.admin_dsn, autocommit=True) as admin:
+        admin.execute(
+            'INSERT INTO booking."Outbox" ("orgId", "aggregateType", "aggregateId",'
+            ' "aggregateVersion", topic, type, payload, "processedAt")'
+            " SELECT %s, 'lesson', uuidv7(), 1, 'topic' || n %% 20, %s, '{}',"
+            " CASE WHEN n %% 10 > 0 THEN now() - make_interval(mins => n) END"
+            " FROM generate_series(1, 40000) AS n",
+            [SCHOOL, TYPE],
+        )
+        admin.execute('VACUUM ANALYZE booking."Outbox"')
+    before = datetime.now(UTC) - timedelta(days=20)
+    asked: list[tuple[explaining.Ask, list[str]]] = [
+        (lambda c: store.delete_processed(c, "topic3", before, 100), ["topic", "processedAt"]),
+        (lambda c: store.count_processed(c, "topic3", 100), ["topic", "processedAt"]),
+    ]
+    with explaining.login(database, "booking", NIL_ORG) as conn:
+        for ask, columns in asked:
+            for generic in (False, True):
+                plan = explaining.explain(conn, explaining.sent(ask), generic=generic)
+                steps = [*explaining.reads(plan)]
+                index = "idx_outbox_topic_processed"
+                assert any(s.index == index and s.enters_by(columns) for s in steps), steps
 
 
 # --- subscriptions -----------------------------------------------------------------------------
